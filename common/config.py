@@ -1,0 +1,137 @@
+"""Configs: what they hold, how they are found, stored and compared."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import types
+
+import ml_collections
+
+from common import errors
+
+# Settings that may differ when a workdir is resumed: they say how far and on
+# what machine to run, not what is computed.
+RESUMABLE = ('steps', 'mesh', 'checkpoint', 'data.workers')
+
+
+def default() -> ml_collections.ConfigDict:
+  """Every setting that the trainer reads; a config file starts from this."""
+  c = ml_collections.ConfigDict()
+  c.module = ''  # Import path of the model file.
+  c.seed = 0
+  c.steps = 1000
+  c.batch_size = 64  # Global: split over all devices.
+  c.dtype = 'float32'  # Of the computation ('bfloat16'); parameters: float32.
+  c.data = ml_collections.ConfigDict()
+  c.data.name = ''  # 'builder/config', as given to common.prepare.
+  c.data.train = 'train'
+  c.data.eval = 'valid'
+  c.data.workers = 0  # Processes that preprocess; 0: threads of this one.
+  c.mesh = ml_collections.ConfigDict()
+  c.mesh.data = -1  # -1: all devices that `fsdp` leaves.
+  c.mesh.fsdp = 1  # Parameters are split over this axis.
+  c.log_every = 100
+  c.eval_every = 1000  # The last step is evaluated in any case.
+  c.sample_every = 1000  # Likewise.
+  c.num_samples = 4
+  c.checkpoint = ml_collections.ConfigDict()
+  c.checkpoint.every = 1000  # The last step is saved in any case.
+  c.checkpoint.keep_last = 2
+  c.checkpoint.keep_every = 0  # Also keep each step this divides; 0: none.
+  c.model = ml_collections.ConfigDict()
+  return c
+
+
+def names() -> list[str]:
+  """Names of all config files that come with the code."""
+  return sorted(p.stem for p in _folder().glob('*.py')
+                if not p.stem.startswith('_'))
+
+
+def module(name: str) -> types.ModuleType:
+  """The config file of a bare name ('lstm_jsb') or a path to one."""
+  path = find(name)
+  spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
+  loaded = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(loaded)
+  return loaded
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+  """'lstm_jsb:tiny' -> its ConfigDict."""
+  name, _, size = spec.partition(':')
+  return module(name).get_config(*([size] if size else []))
+
+
+def find(name: str) -> pathlib.Path:
+  for path in (pathlib.Path(name), _folder() / f'{name}.py'):
+    if path.suffix == '.py' and path.is_file():
+      return path
+  raise errors.UserError(
+      f'config {name!r} is neither a file nor a name'
+      f'{errors.suggest(pathlib.Path(name).stem, names())}')
+
+
+def check_size(size: str, *known: str) -> None:
+  if size not in known:
+    raise errors.UserError(f'config size {size!r} does not exist'
+                           f'{errors.suggest(size, known)}')
+
+
+def flatten(config) -> dict:
+  """{'model.beta': 4.0, ...}, with the values that JSON would keep."""
+  tree = json.loads(json.dumps(
+      config.to_dict() if hasattr(config, 'to_dict') else config))
+  flat = {}
+
+  def walk(prefix, node):
+    if isinstance(node, dict):
+      for k, v in node.items():
+        walk(f'{prefix}{k}.', v)
+    else:
+      flat[prefix[:-1]] = node
+
+  walk('', tree)
+  return dict(sorted(flat.items()))
+
+
+def write(config, path: pathlib.Path) -> None:
+  """As JSON, all at once: a killed run leaves no half file."""
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(json.dumps(config.to_dict(), indent=1) + '\n')
+  os.replace(temporary, path)
+
+
+def read(path: pathlib.Path) -> ml_collections.ConfigDict:
+  try:
+    return ml_collections.ConfigDict(json.loads(path.read_text()))
+  except FileNotFoundError:
+    raise errors.UserError(
+        f'{path.parent} is not a workdir: it has no {path.name}; give the '
+        '--workdir of a run of common.train') from None
+  except (json.JSONDecodeError, ValueError) as e:
+    raise errors.UserError(f'{path} is not valid JSON ({e}); restore it, or '
+                           'train into a new workdir') from None
+
+
+def check_same(stored, given, workdir) -> None:
+  """Refuses to go on in a workdir that was made by another config."""
+  a, b = flatten(stored), flatten(given)
+  differ = [k for k in sorted(a.keys() | b.keys())
+            if a.get(k) != b.get(k)
+            and not any(k == r or k.startswith(r + '.') for r in RESUMABLE)]
+  if differ:
+    listed = ', '.join(f'{k} ({a.get(k)!r} there, {b.get(k)!r} now)'
+                       for k in differ[:8])
+    more = f' and {len(differ) - 8} more' if len(differ) > 8 else ''
+    raise errors.UserError(
+        f'workdir {workdir} holds a run with another config: {listed}{more}; '
+        'use a new --workdir, or set them back')
+
+
+def _folder() -> pathlib.Path:
+  """`configs/` of a checkout, else the installed `common.configs`."""
+  here = pathlib.Path(__file__).resolve().parent
+  checkout = here.parent / 'configs'
+  return checkout if checkout.is_dir() else here / 'configs'

@@ -1,0 +1,1 @@
+"""Data: builders write ArrayRecord, the pipeline feeds it to the loop."""

@@ -1,0 +1,1 @@
+"""Linen layers that two families use."""

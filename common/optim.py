@@ -1,0 +1,37 @@
+"""Gradients over slices of a batch."""
+
+import jax
+
+
+def split(batch, n: int) -> list:
+  """`n` batches of B/n rows each.
+
+  Slice i takes rows i, n+i, 2n+i, ...: each device keeps its own part of every
+  slice, where contiguous slices would have to move between devices.
+  """
+  rows = {x.shape[0] for x in jax.tree.leaves(batch)}
+  if len(rows) != 1 or min(rows) % n:
+    raise ValueError(f'a batch of {sorted(rows)} rows does not split into {n}')
+  folded = jax.tree.map(
+      lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]), batch)
+  return [jax.tree.map(lambda x: x[:, i], folded) for i in range(n)]
+
+
+def accumulate(fn, params, batch, key, n: int = 1):
+  """Mean loss and its gradient over `n` slices, in the memory of one.
+
+  fn(params, batch, key) -> (total, (weight, sums)): a loss summed over what it
+  counts, how much that was, and a dict of further sums. Sums are added before
+  they are divided, so slices of unequal weight (padded tokens) give the
+  gradient of the whole batch. Unrolled: a convolution's gradient inside a
+  while loop is slow on CPU.
+
+  Returns (loss, sums / weight, gradient).
+  """
+  grad_fn = jax.value_and_grad(fn, has_aux=True)
+  parts = [
+      grad_fn(params, rows, key if n == 1 else jax.random.fold_in(key, i))
+      for i, rows in enumerate(split(batch, n))]
+  (total, (weight, sums)), grads = jax.tree.map(lambda *x: sum(x), *parts)
+  mean = lambda tree: jax.tree.map(lambda x: x / weight, tree)
+  return total / weight, mean(sums), mean(grads)

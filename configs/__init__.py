@@ -1,0 +1,1 @@
+"""One file per model and data set; installed as `common.configs`."""
