@@ -1,1 +1,72 @@
-"""One TFDS builder per data set; `common.prepare` runs them."""
+"""One TFDS builder per data set; `common.prepare` runs them.
+
+A data set is named 'builder/config', as in `config.data.name`, and lies in
+<data_dir>/<builder>/<config>/<version>/.
+"""
+
+import importlib
+import os
+import pathlib
+import re
+
+import tensorflow_datasets as tfds
+
+from common import errors
+
+# Builder: where its class is. Imported when it is needed.
+BUILDERS = {
+    'synthetic_chorales':
+        'common.data.builders.synthetic:SyntheticChorales',
+    'synthetic_notes': 'common.data.builders.synthetic:SyntheticNotes',
+    'synthetic_pieces': 'common.data.builders.synthetic:SyntheticPieces',
+    'synthetic_rolls': 'common.data.builders.synthetic:SyntheticRolls',
+}
+
+
+def default_data_dir() -> pathlib.Path:
+  return pathlib.Path(os.environ.get('TFDS_DATA_DIR')
+                      or '~/tensorflow_datasets').expanduser()
+
+
+def builder_class(builder: str) -> type:
+  if builder not in BUILDERS:
+    raise errors.UserError(f'dataset {builder!r} does not exist'
+                           f'{errors.suggest(builder, BUILDERS)}')
+  module, name = BUILDERS[builder].split(':')
+  return getattr(importlib.import_module(module), name)
+
+
+def make(name: str, data_dir=None):
+  """The builder of a data set, prepared or not."""
+  builder, _, config = name.partition('/')
+  cls = builder_class(builder)
+  return cls(config=cls.find_config(config),
+             data_dir=data_dir or default_data_dir())
+
+
+def open_split(name: str, split: str, data_dir=None):
+  """A prepared split as a sequence of examples; 'train[:10%]' works too."""
+  data_dir = pathlib.Path(data_dir or default_data_dir())
+  folder = newest(data_dir / name)
+  if folder is None:
+    builder, _, config = name.partition('/')
+    builder_class(builder).find_config(config)  # Is there such a data set?
+    raise errors.UserError(
+        f'dataset {name} is not in {data_dir}; prepare it with: '
+        f'python -m common.prepare --dataset={name} --data_dir={data_dir}')
+  builder = tfds.builder_from_directory(folder)
+  known = list(builder.info.splits)
+  for part in re.findall(r'(?:^|\+)\s*(\w*)', split):
+    if part not in known:
+      raise errors.UserError(
+          f'dataset {name} has no split {part!r}; known: {", ".join(known)}')
+  return builder.as_data_source(split)
+
+
+def newest(folder: pathlib.Path) -> pathlib.Path | None:
+  """The folder of the newest complete version, None if there is none."""
+  versions = [p for p in folder.glob('*/')
+              if re.fullmatch(r'\d+\.\d+\.\d+', p.name)
+              and (p / 'dataset_info.json').is_file()]
+  return max(versions, default=None,
+             key=lambda p: [int(n) for n in p.name.split('.')])

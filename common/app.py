@@ -1,0 +1,165 @@
+"""What every binary does before its own work.
+
+Parses flags, joins a cluster if asked, switches the compilation cache on, and
+turns what a user can mend into one sentence and exit status 2.
+"""
+
+import errno
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from common import config as config_lib
+from common import errors
+
+_CACHE = flags.DEFINE_string(
+    'cache_dir', os.environ.get('JAX_COMPILATION_CACHE_DIR', str(
+        pathlib.Path('~/.cache/ostinato/jax').expanduser())),
+    "Folder of compiled programs, kept between runs; '' switches it off.")
+
+
+def define_workdir() -> flags.FlagHolder:
+  return flags.DEFINE_string('workdir', None, 'Folder of the run.',
+                             required=True)
+
+
+def define_data_dir() -> flags.FlagHolder:
+  return flags.DEFINE_string(
+      'data_dir', None, 'Folder of prepared data sets (common.prepare). '
+      'Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.')
+
+
+def define_distributed() -> flags.FlagHolder:
+  return flags.DEFINE_string(
+      'distributed', None, "Join the other processes of this run: 'auto' "
+      'finds Slurm, TPU pods, GKE and MPI; elsewhere HOST:PORT,COUNT,ID (the '
+      'address of process 0, how many processes, the number of this one).')
+
+
+def define_config() -> None:
+  config_flags.DEFINE_config_file(
+      'config', None, 'Name of a config (lstm_jsb:tiny) or path to one; '
+      'settings are changed by --config.NAME=VALUE.')
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+  """Like absl.app.run, with errors a person can read."""
+  logging.set_verbosity(logging.WARNING)
+  logging.use_absl_handler()
+
+  def guarded(argv):
+    if len(argv) > 1:
+      raise errors.UserError(f'unexpected argument {argv[1]!r}; flags are '
+                             'written --name=value (see --help)')
+    _start_jax()
+    main(argv)
+
+  app.run(lambda argv: _explain(guarded, argv),
+          flags_parser=lambda argv: _explain(_parse, argv))
+
+
+def _explain(fn, argv):
+  try:
+    return fn(argv)
+  except errors.UserError as e:
+    sys.stdout.flush()
+    print(f'error: {e}', file=sys.stderr)
+    sys.exit(2)
+  except OSError as e:
+    if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM,
+                       errno.EROFS):
+      raise
+    print(f'error: cannot write {e.filename or "a file"}: {e.strerror}; free '
+          'some space, change its permissions, or choose another folder',
+          file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  argv = [_resolve(a, previous) for a, previous in zip(
+      argv, ['', *argv], strict=False)]
+  try:
+    return flags.FLAGS(argv)
+  except flags.IllegalFlagValueError as e:
+    raise errors.UserError(f'{e}; see --help') from None
+  except flags.UnrecognizedFlagError as e:
+    raise errors.UserError(_unknown(e.flagname, argv)) from None
+  except flags.Error as e:
+    raise errors.UserError(f'{e}; see --help') from None
+  except (AttributeError, KeyError, TypeError, ValueError) as e:
+    # A wrong --config.KEY or a value of another type: config_flags says only
+    # the name.
+    raise errors.UserError(_bad_setting(argv, e)) from e
+
+
+def _resolve(argument: str, previous: str) -> str:
+  """--config=lstm_jsb:tiny -> --config=/.../configs/lstm_jsb.py:tiny."""
+  flag, equals, value = argument.partition('=')
+  if previous in ('--config', '-config'):
+    flag, equals, value = '', '', argument
+  elif flag not in ('--config', '-config') or not equals:
+    return argument
+  name, colon, size = value.partition(':')
+  return f'{flag}{equals}{config_lib.find(name)}{colon}{size}'
+
+
+def _given_config(argv: list[str]):
+  for previous, a in zip(['', *argv], argv, strict=False):
+    if a.startswith(('--config=', '-config=')):
+      return a.partition('=')[2]
+    if previous in ('--config', '-config'):
+      return a
+  return None
+
+
+def _unknown(flag: str, argv: list[str]) -> str:
+  if flag.startswith('config.') and _given_config(argv):
+    return _bad_setting(argv, None)
+  return f'unknown flag --{flag}' + errors.suggest(
+      flag, [f for f in flags.FLAGS if f in flags.FLAGS.flags_by_module_dict()
+             or len(f) > 1])
+
+
+def _bad_setting(argv: list[str], error: Exception | None) -> str:
+  spec = _given_config(argv)
+  known = config_lib.flatten(config_lib.load(spec)) if spec else {}
+  for a in argv:
+    key = a.lstrip('-').partition('=')[0]
+    if key.startswith('config.'):
+      key = key.removeprefix('config.')
+      if key not in known:
+        return (f'--config.{key}: {spec} has no setting {key!r}'
+                f'{errors.suggest(key, known)}')
+  return f'{type(error).__name__}: {error}; see --help'
+
+
+def _start_jax() -> None:
+  import jax  # Late: --help and a wrong flag should answer at once.
+
+  if _CACHE.value:
+    jax.config.update('jax_compilation_cache_dir', _CACHE.value)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  where = getattr(flags.FLAGS, 'distributed', None)
+  if not where:
+    return
+  if where == 'auto':
+    try:
+      jax.distributed.initialize()
+    except ValueError as e:
+      raise errors.UserError(
+          f'--distributed=auto found no cluster here ({e}); give '
+          '--distributed=HOST:PORT,COUNT,ID') from None
+    return
+  try:
+    address, count, number = where.split(',')
+    count, number = int(count), int(number)
+  except ValueError:
+    raise errors.UserError(
+        f"--distributed={where} is neither 'auto' nor HOST:PORT,COUNT,ID, for "
+        'example 10.0.0.1:1234,2,0') from None
+  jax.distributed.initialize(address, count, number)

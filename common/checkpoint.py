@@ -1,0 +1,145 @@
+"""Saving and restoring a run. The only file that knows Orbax."""
+
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from common import errors
+
+
+class Checkpoints:
+  """State and data position of a run: one folder a step, saved asynchronously.
+
+  A folder appears under its final name only when it is complete: a run that
+  is killed while it saves loses that save and nothing else.
+  """
+
+  def __init__(self, workdir, keep_last: int = 2, keep_every: int = 0):
+    self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
+    keep = [checkpoint_managers.LatestN(keep_last)]
+    if keep_every:
+      keep.append(checkpoint_managers.EveryNSteps(keep_every))
+    self._manager = ocp.CheckpointManager(
+        self.folder,
+        item_handlers={'state': ocp.StandardCheckpointHandler(),
+                       'position': ocp.JsonCheckpointHandler()},
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                keep)))
+
+  def steps(self) -> list[int]:
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state, position: dict) -> None:
+    """Starts a save; an earlier one that failed is reported here."""
+    self._guarded(step, lambda: self._manager.save(
+        step, args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            position=ocp.args.JsonSave(position)), force=True))
+
+  def wait(self) -> None:
+    """Until the last save is on disk."""
+    self._guarded(self._manager.latest_step(),
+                  self._manager.wait_until_finished)
+
+  def preempted(self, step: int) -> bool:
+    """Whether the cluster wants this run to stop, on all processes alike."""
+    return (jax.process_count() > 1
+            and self._manager.reached_preemption(step))
+
+  def restore(self, target, step: int | None = None):
+    """The newest readable (step, state, position), or None if there is none.
+
+    `target` is a tree of ShapeDtypeStruct with shardings. A folder that cannot
+    be read is moved aside, with a warning, and the one before it is taken.
+    """
+    known = self.steps()
+    if step is not None and step not in known:
+      raise errors.UserError(f'{self.folder} has no step {step}; it has '
+                             f'{", ".join(map(str, known)) or "none"}')
+    for candidate in [step] if step is not None else known[::-1]:
+      self._check_fits(candidate, target)
+      try:
+        found = self._manager.restore(candidate, args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(target),
+            position=ocp.args.JsonRestore()))
+        return candidate, found['state'], found['position']
+      except Exception as e:  # Torn files fail in many ways.
+        if step is not None or candidate == known[0]:
+          raise errors.UserError(
+              f'checkpoint {self.folder / str(candidate)} cannot be read '
+              f'({_first_line(e)}) and no earlier one is left; restore it from '
+              'a copy, or train into a new workdir') from e
+        self._set_aside(candidate, e)
+    return None
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def _check_fits(self, step: int, target) -> None:
+    """A model that has changed is not a corrupt checkpoint: say so."""
+    try:
+      stored = _flat(self._manager.item_metadata(step)['state'])
+    except Exception:  # Unreadable: restore will tell.
+      return
+    wanted = _flat(target)
+    differ = [
+        f'{k}: {_shape(stored.get(k))} there, {_shape(wanted.get(k))} here'
+        for k in sorted(stored.keys() | wanted.keys())
+        if _shape(stored.get(k)) != _shape(wanted.get(k))]
+    if stored and differ:
+      raise errors.UserError(
+          f'checkpoint {step} in {self.folder} does not fit this model: '
+          f'{"; ".join(differ[:4])}'
+          f'{f"; and {len(differ) - 4} more" if len(differ) > 4 else ""}; '
+          'use the code that wrote it, or a new --workdir')
+
+  def _set_aside(self, step: int, error: Exception) -> None:
+    aside = self.folder.parent / 'corrupt_checkpoints'
+    logging.warning(
+        'checkpoint %d in %s cannot be read (%s): going back to the one '
+        'before; it was moved to %s', step, self.folder, _first_line(error),
+        aside)
+    if jax.process_index() == 0:
+      aside.mkdir(exist_ok=True)
+      shutil.rmtree(aside / str(step), ignore_errors=True)
+      shutil.move(self.folder / str(step), aside / str(step))
+    if jax.process_count() > 1:
+      jax.experimental.multihost_utils.sync_global_devices('set_aside')
+    self._manager.reload()
+
+  def _guarded(self, step, action) -> None:
+    try:
+      action()
+    except Exception as e:
+      raise errors.UserError(
+          f'checkpoint {step} could not be written to {self.folder} '
+          f'({_first_line(e)}); free some space or choose another --workdir; '
+          f'complete checkpoints there: '
+          f'{", ".join(map(str, self.steps())) or "none"}') from e
+
+
+def abstract(shapes, shardings):
+  """What `restore` takes: shapes, dtypes and where each array should live."""
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      shapes, shardings)
+
+
+def _flat(tree) -> dict:
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {'/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(
+      k, 'idx', k)))) for k in path): x for path, x in flat}
+
+
+def _shape(x):
+  return tuple(np.shape(x)) if x is not None else 'absent'
+
+
+def _first_line(error: Exception) -> str:
+  return f'{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}'

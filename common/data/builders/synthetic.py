@@ -1,0 +1,159 @@
+"""Made-up notes, pieces, songs and chorales, as TFDS data sets.
+
+They have the schemas of the real sets (NSynth, MusicNet, Lakh Pianoroll LPD-5,
+JSB chorales), so that what trains on one trains on the other. Configs: 'tiny'
+for tests, 'demo', and 'n5000' or any other number of training examples, with
+a tenth as many in each of the other splits. Larger sets begin with the same
+examples as smaller ones.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from common import errors
+from common.data import synthetic
+from common.data.builders import base
+
+F = tfds.features
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config(tfds.core.BuilderConfig):
+  train: int
+  valid: int
+  test: int
+
+
+def _configs(**demo):
+  return [
+      # Sizes that divide nothing: uneven batches show.
+      Config(name='tiny', train=37, valid=11, test=5,
+             description='for tests'),
+      Config(name='demo', **demo, description='for a first run'),
+  ]
+
+
+class _Synthetic(base.Builder, skip_registration=True):
+  VERSION = tfds.core.Version('1.0.0')
+
+  @classmethod
+  def find_config(cls, name):
+    sized = re.fullmatch(r'n([1-9]\d*)', name)
+    if not sized:
+      return super().find_config(name)
+    n = int(sized[1])
+    if n > cls.MOST:
+      raise errors.UserError(f'dataset {cls.name}/{name}: there are {cls.MOST} '
+                             f'different training examples; use n{cls.MOST}')
+    return Config(name=name, train=n, valid=-(-n // 10), test=-(-n // 10))
+
+  MOST = 10**9
+
+  def _info(self):
+    return tfds.core.DatasetInfo(
+        builder=self, features=F.FeaturesDict(self.features()),
+        metadata=tfds.core.MetadataDict(self.METADATA),
+        disable_shuffling=True)  # Stored in order: n5000 begins like n500.
+
+  METADATA = {}
+
+  def _split_generators(self, dl_manager):
+    c = self.builder_config
+    return {split: self._generate_examples(split, getattr(c, split))
+            for split in synthetic.SPLITS}
+
+  def _generate_examples(self, split, count):
+    for index in range(count):
+      yield index, self.example(split, index)
+
+
+class SyntheticNotes(_Synthetic):
+  """Single notes of 4 s at 16 kHz with pitch and instrument, as in NSynth."""
+
+  BUILDER_CONFIGS = _configs(train=600, valid=60, test=60)
+  METADATA = {'sample_rate': synthetic.NOTE_RATE}
+  MOST = synthetic.MOST_NOTES
+
+  @staticmethod
+  def features():
+    return {
+        'id': F.Text(),
+        'audio': F.Tensor(shape=(synthetic.NOTE_SAMPLES,), dtype=np.float32,
+                          encoding='bytes'),
+        'pitch': F.ClassLabel(num_classes=128),
+        'velocity': F.ClassLabel(num_classes=128),
+        'instrument': {
+            'label': F.ClassLabel(names=synthetic.instrument_names()),
+            'family': F.ClassLabel(names=synthetic.FAMILIES),
+            'source': F.ClassLabel(names=synthetic.SOURCES)},
+        'qualities': {name: np.bool_ for name in synthetic.QUALITIES},
+    }
+
+  example = staticmethod(synthetic.note)
+
+
+class SyntheticPieces(_Synthetic):
+  """Pieces of 10 to 20 s at 16 kHz with all their notes, as in MusicNet."""
+
+  BUILDER_CONFIGS = _configs(train=60, valid=10, test=10)
+  METADATA = {'sample_rate': synthetic.PIECE_RATE}
+
+  @staticmethod
+  def features():
+    text = ('id', 'composer', 'composition', 'movement', 'ensemble', 'source',
+            'transcriber', 'catalog', 'note_value')
+    return {
+        **{name: F.Text() for name in text},
+        'seconds': np.float32,
+        'audio': F.Tensor(shape=(None,), dtype=np.int16, encoding='bytes'),
+        # [start, end) in samples of `audio`.
+        'labels_time': F.Tensor(shape=(None, 2), dtype=np.int64,
+                                encoding='bytes'),
+        # [instrument, note]; instruments are General MIDI's, from 1.
+        'labels': F.Tensor(shape=(None, 2), dtype=np.int32, encoding='bytes'),
+        # [start, length] in beats.
+        'labels_beat': F.Tensor(shape=(None, 2), dtype=np.float32,
+                                encoding='bytes'),
+    }
+
+  example = staticmethod(synthetic.piece)
+
+
+class SyntheticRolls(_Synthetic):
+  """Songs as five-track piano rolls, 24 steps a beat, as in LPD-5."""
+
+  BUILDER_CONFIGS = _configs(train=200, valid=20, test=20)
+  METADATA = {'steps_per_beat': 24,
+              'tracks': ['Drums', 'Piano', 'Guitar', 'Bass', 'Strings']}
+
+  @staticmethod
+  def features():
+    return {
+        'id': F.Text(),
+        'msd_id': F.Text(),
+        'tempo': F.Tensor(shape=(None,), dtype=np.float32, encoding='zlib'),
+        'n_steps': np.int32,
+        'roll': F.Tensor(shape=(None, 128, 5), dtype=np.uint8,
+                         encoding='zlib'),
+    }
+
+  example = staticmethod(synthetic.roll)
+
+
+class SyntheticChorales(_Synthetic):
+  """Chorales of four voices on a grid of 16ths, as in the JSB chorales."""
+
+  BUILDER_CONFIGS = _configs(train=300, valid=60, test=60)
+
+  @staticmethod
+  def features():
+    return {
+        'id': np.int32,
+        # Soprano, alto, tenor, bass; -1 is a rest.
+        'voices': F.Tensor(shape=(None, 4), dtype=np.int16, encoding='bytes'),
+    }
+
+  example = staticmethod(synthetic.chorale)

@@ -1,0 +1,51 @@
+"""Metrics over a whole split, and samples for its first rows."""
+
+import jax
+import numpy as np
+
+from common import runs, sharding
+from common.data import pipeline
+
+
+class Evaluation:
+  """Compiled once, called with a state as often as needed."""
+
+  def __init__(self, config, module, model, mesh, source):
+    self._model, self._mesh = model, mesh
+    self._source = source
+    self._segments = pipeline.segments_of(module, config)
+    self._key = runs.make_key(config, mesh, 'eval')
+    self._sample_key = runs.make_key(config, mesh, 'sample')
+    # Padding is masked, so any batch size will do: take one that divides.
+    self._rows = -(-config.batch_size // mesh.size) * mesh.size
+    self._step = jax.jit(model.eval_step,
+                         out_shardings=sharding.replicated(mesh))
+
+  def __call__(self, state) -> tuple[dict[str, float], int]:
+    """{'eval/nll': .., ...} and how many rows it was measured on."""
+    sums, rows, previous = {}, 0, {}
+    for batch in pipeline.evaluate(self._source, self._segments,
+                                   batch_size=self._rows):
+      part = self._step(
+          state, sharding.place(batch, sharding.by_row(self._mesh)),
+          self._key)
+      rows = int(batch['index'][0]) + int(batch['mask'].sum())
+      _add(sums, previous)
+      previous = part  # Fetched while the device runs the next batch.
+    _add(sums, previous)
+    return {f'eval/{k}': float(m.compute()) for k, m in sums.items()}, rows
+
+  def sample(self, state, count: int) -> dict[str, np.ndarray]:
+    """Samples under the conditions of the split's first `count` rows."""
+    batch = next(pipeline.evaluate(self._source, self._segments,
+                                   batch_size=count, process=(0, 1)))
+    batch = sharding.place(batch, sharding.replicated(self._mesh))
+    with jax.transfer_guard('allow'):  # A sampler may be driven by the host.
+      return sharding.fetch(self._model.sample(state, batch, self._sample_key))
+
+
+def _add(sums: dict, part) -> None:
+  """In float64: a split may hold more tokens than float32 can count."""
+  for name, mean in jax.device_get(part).items():
+    mean = jax.tree.map(np.float64, mean)
+    sums[name] = sums[name] + mean if name in sums else mean

@@ -1,0 +1,128 @@
+"""Samples from a run: wav, mid and png files. Needs no training data.
+
+  python -m common.generate --workdir=runs/lstm --count=8 --out=samples
+  python -m common.generate --workdir=runs/lstm --prompts
+  python -m common.generate --workdir=runs/lstm \\
+      --prompt=primer=song.mid --prompt=temperature=0.9
+
+A model says which prompts it takes; --prompts lists them. With --from_eval the
+conditions are those of the first rows of the evaluation split.
+"""
+
+import inspect
+import pathlib
+
+from absl import flags
+
+from common import app, errors
+
+_WORKDIR = app.define_workdir()
+_DATA_DIR = app.define_data_dir()
+app.define_distributed()
+_COUNT = flags.DEFINE_integer('count', 4, 'How many samples.', lower_bound=1)
+_SEED = flags.DEFINE_integer('seed', 0, 'Another seed, other samples.')
+_STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
+_OUT = flags.DEFINE_string('out', None, 'Folder. Default: WORKDIR/generated.')
+_PROMPT = flags.DEFINE_multi_string(
+    'prompt', [], 'NAME=VALUE, as often as needed; see --prompts.')
+_PROMPTS = flags.DEFINE_bool(
+    'prompts', False, 'List the prompts that this model takes, and stop.')
+_FROM_EVAL = flags.DEFINE_bool(
+    'from_eval', False, 'Take the conditions from the evaluation split.')
+
+
+def main(argv):
+  del argv
+  import jax
+
+  from common import config as config_lib
+  from common import runs, sharding, writer
+
+  workdir = pathlib.Path(_WORKDIR.value)
+  if _PROMPTS.value:
+    config = config_lib.read(workdir / 'config.json')
+    print(describe(runs.build(config)[0]))
+    return
+  run = runs.load(workdir, _STEP.value)
+  if _FROM_EVAL.value:
+    if _PROMPT.value:
+      raise errors.UserError('--from_eval takes all conditions from the data; '
+                             'drop it, or drop --prompt')
+    batch = _eval_rows(run, _COUNT.value)
+  else:
+    batch = prompt(run.module, run.config, _COUNT.value, _PROMPT.value)
+  batch = sharding.place(batch, sharding.replicated(run.mesh))
+  key = runs.make_key(run.config, run.mesh, 'generate')
+  arrays = sharding.fetch(run.model.sample(
+      run.state, batch, jax.random.fold_in(key, _SEED.value)))
+  out = pathlib.Path(_OUT.value or workdir / 'generated')
+  if jax.process_index() == 0:
+    stem = f'{run.step:06d}_seed{_SEED.value}'
+    writer.write_samples(out, stem, arrays, run.config.data)
+    print(f'{_COUNT.value} samples of step {run.step}: {out}/{stem}_*')
+
+
+def prompt(module, config, count: int, given: list[str]):
+  """['temperature=0.9'] -> the batch that the model's `prompt` makes of it."""
+  known = _options(module)
+  options = {}
+  for item in given:
+    name, equals, value = item.partition('=')
+    if not equals or name not in known:
+      raise errors.UserError(
+          f'--prompt={item}: this model has no prompt {name!r}'
+          f'{errors.suggest(name, known)}' if equals else
+          f'--prompt={item} is not NAME=VALUE')
+    options[name] = _cast(item, value, known[name].default)
+  if hasattr(module, 'prompt'):
+    return module.prompt(config, count, **options)
+  return empty(count)
+
+
+def empty(count: int):
+  """A batch of `count` rows without conditions."""
+  import numpy as np
+  return {'index': np.arange(count, dtype=np.int32),
+          'mask': np.ones(count, np.float32)}
+
+
+def describe(module) -> str:
+  options = _options(module)
+  if not options:
+    return f'{module.__name__} takes no prompts'
+  return '\n'.join([
+      inspect.getdoc(module.prompt) or '',
+      *(f'  --prompt={name}={o.default!r}' for name, o in options.items())])
+
+
+def _options(module) -> dict[str, inspect.Parameter]:
+  if not hasattr(module, 'prompt'):
+    return {}
+  return {name: p for name, p in inspect.signature(
+      module.prompt).parameters.items() if p.kind == p.KEYWORD_ONLY}
+
+
+def _cast(item: str, value: str, default):
+  """`value` as the type of the option's default."""
+  try:
+    if isinstance(default, bool):
+      return {'true': True, '1': True, 'false': False, '0': False}[
+          value.lower()]
+    return type(default)(value)
+  except (KeyError, ValueError):
+    raise errors.UserError(f'--prompt={item}: {value!r} is not '
+                           f'{type(default).__name__}, like {default!r}'
+                           ) from None
+
+
+def _eval_rows(run, count: int):
+  from common.data import builders, pipeline
+  source = builders.open_split(run.config.data.name, run.config.data.eval,
+                               _DATA_DIR.value)
+  return next(pipeline.evaluate(
+      source, pipeline.segments_of(run.module, run.config), batch_size=count,
+      process=(0, 1)))
+
+
+if __name__ == '__main__':
+  app.run(main)

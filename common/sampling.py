@@ -1,0 +1,78 @@
+"""Drawing tokens: temperature, top-k, top-p, and a cached decoding loop.
+
+Shapes: B rows, L tokens, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def restrict(logits, temperature=1.0, top_k=0, top_p=1.0):
+  """Logits [B, V] of what may be drawn, -inf elsewhere.
+
+  In this order: temperature, grammar, top-k, top-p. The grammar's part is done
+  by the caller: what it forbids has logit -inf, which no temperature changes.
+
+  Args:
+    logits: [B, V], at least one finite in each row.
+    temperature: scalar or [B]; 0 takes the most probable token.
+    top_k: scalar or [B]; this many tokens stay, 0 for all.
+    top_p: scalar or [B]; the smallest set whose mass reaches top_p stays, with
+      the token that crosses it. At least one token, all from 1 on.
+  """
+  rows = lambda x: jnp.broadcast_to(jnp.asarray(x), logits.shape[:1])[:, None]
+  temperature, top_k, top_p = rows(temperature), rows(top_k), rows(top_p)
+  logits = logits.astype(jnp.float32)
+  # With the best at 0, a temperature near 0 cannot overflow towards +inf.
+  logits -= logits.max(1, keepdims=True)
+  logits /= jnp.maximum(temperature, 1e-6)
+
+  def cut(logits):
+    order = jnp.argsort(-logits, axis=1, stable=True)  # Best first.
+    rank = jnp.argsort(order, axis=1)
+    keep = (rank < top_k) | (top_k <= 0)
+    ranked = jnp.take_along_axis(
+        jnp.where(keep, logits, -jnp.inf), order, axis=1)
+    p = jax.nn.softmax(ranked, axis=1)
+    before = jnp.take_along_axis(jnp.cumsum(p, axis=1) - p, rank, axis=1)
+    # Rounding lets the sum reach 1 before the last token does.
+    keep &= (before < top_p) | (top_p >= 1.0) | (rank == 0)
+    return jnp.where(keep, logits, -jnp.inf)
+
+  # Sorting costs more than a small network's step: only where asked for.
+  wanted = jnp.any((top_k > 0) | (top_p < 1.0))
+  return jax.lax.cond(wanted, cut, lambda x: x, logits)
+
+
+def decode(step, carry, token, keys, length: int, *, forced=None,
+           temperature=1.0, top_k=0, top_p=1.0):
+  """Tokens [B, length], each drawn given all before it. Call it under jit.
+
+  Args:
+    step: (carry, token [B]) -> (carry, logits [B, V]) of the next token; the
+      carry is whatever the model caches (a state, keys and values).
+    carry: what `step` takes first. After a parallel pass over a primer this is
+      its cache, and the loop draws only what follows.
+    token: [B], the token before the first one drawn.
+    keys: [B] PRNG keys; a row's draws depend on its own key only.
+    length: how many tokens.
+    forced: [B, length] tokens that are taken as they are, -1 where free: a
+      primer that this loop consumes itself, or any fixed positions.
+    temperature, top_k, top_p: as in `restrict`.
+  """
+  if forced is None:
+    forced = jnp.full((token.shape[0], length), -1, token.dtype)
+
+  def body(state, i_and_forced):
+    carry, token = state
+    i, fixed = i_and_forced
+    carry, logits = step(carry, token)
+    logits = restrict(logits, temperature, top_k, top_p)
+    draw = jax.vmap(lambda key, row: jax.random.categorical(
+        jax.random.fold_in(key, i), row))(keys, logits)
+    token = jnp.where(fixed >= 0, fixed, draw.astype(token.dtype))
+    return (carry, token), token
+
+  _, tokens = jax.lax.scan(
+      body, (carry, token), (jnp.arange(length), forced.T))
+  return tokens.T

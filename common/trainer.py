@@ -1,0 +1,211 @@
+"""The only training loop. It knows batches, steps and files, and no model."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common import checkpoint, errors, evaluation, progress, runs, sharding
+from common import config as config_lib
+from common import model as model_lib
+from common.data import builders, pipeline
+
+
+def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
+  """Trains `config` in `workdir`, going on where an earlier run stopped.
+
+  Killed at any moment and started again, a run ends with the same parameters
+  and the same metrics.jsonl as one that was never interrupted.
+  """
+  workdir = pathlib.Path(workdir)
+  _check(config)
+  module, model = runs.build(config)
+  mesh = sharding.make_mesh(**config.mesh)
+  for i in range(len(model.stages)):
+    sharding.check_rows('batch_size', _rows(config, model, i), mesh)
+  source, held_out = (
+      builders.open_split(config.data.name, split, data_dir)
+      for split in (config.data.train, config.data.eval))
+  _claim(workdir, config)
+
+  first = next(_Stream(config, module, model, source, 0))
+  spec = runs.spec_of(first, _rows(config, model, 0))
+  runs.write_spec(workdir, spec)
+  key = runs.make_key(config, mesh, 'train')
+  shapes = jax.eval_shape(model.init, key, spec)
+  shardings = sharding.infer(shapes, mesh)
+  checkpoints = runs.open_checkpoints(config, workdir)
+  found = checkpoints.restore(checkpoint.abstract(shapes, shardings))
+  if found:
+    start, state, position = found
+    stream = _Stream.resume(config, module, model, source, position)
+  else:
+    start, stream = 0, _Stream(config, module, model, source, 0)
+    state = jax.jit(model.init, out_shardings=shardings)(
+        runs.make_key(config, mesh, 'init'),
+        sharding.place(first, sharding.by_row(mesh)))
+  progress.say(_describe(config, workdir, mesh, shapes, source, held_out, start))
+
+  step_fn = jit_step(model, mesh, shardings)
+  evaluate = evaluation.Evaluation(config, module, model, mesh, held_out)
+  log = progress.Log(config, workdir, start, wandb, checkpoints)
+  previous = None  # Step and metrics of the last step, still on the device.
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(contextlib.closing(checkpoints))
+    stack.enter_context(contextlib.closing(log))
+    asked_to_stop = stack.enter_context(_signals())
+    # From here on a hidden copy between host and device is an error.
+    stack.enter_context(jax.transfer_guard('disallow'))
+    for step in range(start, config.steps):
+      if model.stage_at(step) != stream.stage:
+        stream = _Stream(config, module, model, source, model.stage_at(step))
+      with log.waiting_for_data():
+        batch = sharding.place(next(stream), sharding.by_row(mesh))
+      state, metrics = step_fn(state, batch, key, stage=stream.stage)
+      if previous:  # Read while the device runs this step.
+        log.step(*previous)
+      done = step + 1
+      previous = done, metrics
+      last = done == config.steps
+      stop = asked_to_stop() or checkpoints.preempted(done)
+      evaluate_now, sample_now, save_now = (
+          last or bool(every and done % every == 0) for every in (
+              config.eval_every, config.sample_every, config.checkpoint.every))
+      if not (stop or evaluate_now or sample_now or save_now):
+        continue
+      # All of step `done` is on disk before a checkpoint says so.
+      log.step(*previous)
+      previous = None
+      with log.paused():
+        if evaluate_now:
+          log.evaluated(done, *evaluate(state))
+        if sample_now and config.num_samples:
+          log.sampled(done, evaluate.sample(state, config.num_samples))
+        if save_now or stop:
+          log.check_parameters(done, _all_finite(state.params))
+          checkpoints.save(done, state, stream.position())
+      if stop and not last:
+        checkpoints.wait()
+        progress.say(f'stopped by a signal: step {done} is saved; the same command '
+             'goes on from there')
+        sys.exit(128 + signal.SIGTERM)
+    checkpoints.wait()
+  return state
+
+
+def jit_step(model, mesh, shardings):
+  """The model's step: sharded, donated, with a key of its own each step."""
+
+  def step_fn(state, batch, key, stage):
+    key = jax.random.fold_in(key, state.step)
+    state, metrics = model.train_step(state, batch, key, stage)
+    return state.replace(step=state.step + 1), metrics
+
+  return jax.jit(step_fn, static_argnames='stage', donate_argnames='state',
+                 out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+class _Stream:
+  """Training batches of one stage; knows how many were taken."""
+
+  def __init__(self, config, module, model, source, stage, taken=0):
+    self.stage, self._taken, self._examples = stage, taken, len(source)
+    seed = np.random.SeedSequence([config.seed, stage]).generate_state(1)
+    self._batches = pipeline.train(
+        source, module.preprocess(config), seed=int(seed[0]), start=taken,
+        batch_size=_rows(config, model, stage), workers=config.data.workers)
+
+  @classmethod
+  def resume(cls, config, module, model, source, position):
+    if position['examples'] != len(source):
+      raise errors.UserError(
+          f'data.name={config.data.name} has {len(source)} training examples '
+          f'here, the run was made with {position["examples"]}; give the '
+          '--data_dir of then, or use a new --workdir')
+    return cls(config, module, model, source, position['stage'],
+               position['batches'])
+
+  def position(self) -> dict:
+    return {'stage': self.stage, 'batches': self._taken,
+            'examples': self._examples}
+
+  def __next__(self):
+    self._taken += 1
+    return next(self._batches)
+
+
+@jax.jit
+def _all_finite(tree):
+  return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+@contextlib.contextmanager
+def _signals():
+  """A function that tells whether SIGTERM or Ctrl-C has come.
+
+  Under jax.distributed the runtime watches for SIGTERM itself, so that all
+  processes stop at one step.
+  """
+  came = []
+  if (jax.distributed.is_initialized()
+      or threading.current_thread() is not threading.main_thread()):
+    yield lambda: False
+    return
+  old = {s: signal.signal(s, lambda number, _: came.append(number))
+         for s in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield lambda: bool(came)
+  finally:
+    for number, handler in old.items():
+      signal.signal(number, handler)
+
+
+def _rows(config, model, stage: int) -> int:
+  return model.stages[stage].batch_size or config.batch_size
+
+
+def _check(config) -> None:
+  for name, value, least in (
+      ('steps', config.steps, 1), ('batch_size', config.batch_size, 1),
+      ('log_every', config.log_every, 1), ('eval_every', config.eval_every, 0),
+      ('sample_every', config.sample_every, 0),
+      ('checkpoint.every', config.checkpoint.every, 0),
+      ('checkpoint.keep_last', config.checkpoint.keep_last, 1)):
+    if value < least:
+      raise errors.UserError(f'{name}={value} is below {least}')
+  if config.dtype not in ('float32', 'bfloat16'):
+    raise errors.UserError(
+        f"dtype={config.dtype!r} is neither 'float32' nor 'bfloat16'")
+
+
+def _claim(workdir: pathlib.Path, config) -> None:
+  """Makes the workdir, or checks that the run in it is this one."""
+  stored = workdir / 'config.json'
+  if stored.exists():
+    config_lib.check_same(config_lib.read(stored), config, workdir)
+  if jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.write(config, stored)
+
+
+def _describe(config, workdir, mesh, shapes, source, held_out, start) -> str:
+  sizes = {k: sum(x.size for x in jax.tree.leaves(v))
+           for k, v in shapes.params.items()}
+  state_mb = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(
+      (shapes.params, shapes.opt, shapes.vars, shapes.ema))) / 1e6
+  kind = jax.devices()[0].device_kind
+  return '\n'.join([
+      f'{config.module}  {mesh.size} x {kind}  '
+      f'mesh {dict(mesh.shape)}  processes {jax.process_count()}',
+      'parameters  ' + '  '.join(f'{k} {n:,}' for k, n in sizes.items())
+      + f'  state {state_mb:.1f} MB',
+      f'data  {config.data.name}  {config.data.train} {len(source)}  '
+      f'{config.data.eval} {len(held_out)} examples',
+      f'workdir  {os.path.relpath(workdir)}  from step {start} to '
+      f'{config.steps}'])

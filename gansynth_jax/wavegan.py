@@ -1,0 +1,187 @@
+"""WaveGAN (Donahue, McAuley and Puckette 2019, arXiv 1802.04208).
+
+Where paper and released code differ, the code is the default and a comment
+says so. Lengths 32768 and 65536 exist in the code only.
+
+Shapes: B batch, N samples, C channels, T frames of a layer, Z latent size.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from common import errors, losses, optim
+from common.model import Mean, Model, TrainState, row_keys
+from common.nn import conv
+
+# Appendix D, tables 3 and 4: stride of each layer by number of samples. Both
+# networks take them in this order, so the critic is no mirror image at 32768.
+STRIDES = {
+    16384: (4, 4, 4, 4, 4),
+    32768: (4, 4, 4, 4, 4, 2),
+    65536: (4, 4, 4, 4, 4, 4),
+}
+FIRST_FRAMES = 16  # N / FIRST_FRAMES is the product of the strides.
+SHUFFLED_LAYERS = 4  # Phase shuffle comes after so many layers, at any N.
+
+
+class Generator(nn.Module):
+  """Latents to audio."""
+
+  length: int = 16384
+  channels: int = 1
+  dim: int = 64  # d
+  kernel_size: int = 25
+  upsample: str = 'transpose'  # Or 'nearest': repeat, then convolve.
+  batch_norm: bool = False
+  post_filter: int = 0  # Length of the post-processing filter; 0: none.
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, z, train):  # [B, Z] -> [B, N, C]
+    strides = STRIDES[self.length]
+    widths = [self.dim * 2**i for i in reversed(range(len(strides)))]
+    x = nn.Dense(
+        FIRST_FRAMES * widths[0], dtype=self.dtype,
+        kernel_init=nn.initializers.glorot_uniform())(z)
+    x = x.reshape(-1, FIRST_FRAMES, widths[0])
+    x = nn.relu(self._norm(x, train))
+    for stride, width in zip(strides[:-1], widths[1:], strict=True):
+      x = nn.relu(self._norm(self._up(x, width, stride), train))
+    x = self._up(x, self.channels, strides[-1])
+    x = jnp.tanh(x.astype(jnp.float32))
+    if self.post_filter:  # One filter for all sounds; it sees no latents.
+      x = conv.Conv(self.channels, self.post_filter, use_bias=False,
+                    name='post_filter')(x)
+    return x
+
+  def _up(self, x, width, stride):  # [B, T, _] -> [B, T * stride, width]
+    if self.upsample == 'nearest':
+      layer, stride, x = conv.Conv, 1, x.repeat(stride, axis=1)
+    else:
+      layer = conv.ConvTranspose
+    return layer(width, self.kernel_size, stride, dtype=self.dtype)(x)
+
+  def _norm(self, x, train):
+    return _batch_norm(x, train, self.dtype) if self.batch_norm else x
+
+
+class Critic(nn.Module):
+  """Audio to scores."""
+
+  dim: int = 64
+  kernel_size: int = 25
+  phase_shuffle: int = 2  # n, the largest shift; 0: none.
+  shuffle_per_example: bool = False
+  batch_norm: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, train, key=None):  # [B, N, C] -> [B]
+    """Without a key the phases stay as they are."""
+    x = x.astype(self.dtype)
+    for i, stride in enumerate(STRIDES[x.shape[1]]):
+      x = conv.Conv(self.dim * 2**i, self.kernel_size, stride,
+                    dtype=self.dtype)(x)
+      if self.batch_norm and i > 0:
+        x = _batch_norm(x, train, self.dtype)
+      x = nn.leaky_relu(x, 0.2)
+      if key is not None and self.phase_shuffle and i < SHUFFLED_LAYERS:
+        # Figure 3 draws a shift for each feature map; the released code draws
+        # one for all of a pass.
+        n = self.phase_shuffle
+        rows = x.shape[:1] if self.shuffle_per_example else ()
+        x = shift_phase(x, jax.random.randint(
+            jax.random.fold_in(key, i), rows, -n, n + 1), n)
+    x = nn.Dense(1, dtype=self.dtype,
+                 kernel_init=nn.initializers.glorot_uniform())(
+                     x.reshape(x.shape[0], -1))
+    return x[:, 0].astype(jnp.float32)
+
+
+def _batch_norm(x, train, dtype):  # Constants are TensorFlow's defaults.
+  return nn.BatchNorm(
+      use_running_average=not train, momentum=0.99, epsilon=1e-3,
+      dtype=dtype)(x)
+
+
+def shift_phase(x, shift, n):
+  """y[i] = x[i - shift], reflected at the ends; x [B, T, C], |shift| <= n.
+
+  `shift` is a scalar, the same for all rows, or [B].
+  """
+  padded = jnp.pad(x, ((0, 0), (n, n), (0, 0)), mode='reflect')
+  cut = lambda row, s: jax.lax.dynamic_slice_in_dim(row, n - s, x.shape[1])
+  return jax.vmap(cut, (0, 0 if shift.ndim else None))(padded, shift)
+
+
+def latents(key, index, size):
+  """z [B, Z] ~ U(-1, 1), the same for the same number in `index` [B]."""
+  draw = lambda k: jax.random.uniform(k, (size,), minval=-1.0, maxval=1.0)
+  return jax.vmap(draw)(row_keys(key, index))
+
+
+# The released code's loss -> (critic's, generator's, optimiser, learning rate,
+# bound that the critic's weights are clipped to). TensorFlow's RMSProp begins
+# with mean squares of 1 and has its epsilon inside the root.
+_rmsprop = functools.partial(
+    optax.rmsprop, decay=0.9, eps=1e-10, initial_scale=1.0, eps_in_sqrt=True)
+LOSSES = {
+    'wgan-gp': (losses.wgan_critic, losses.wgan_generator,
+                functools.partial(optax.adam, b1=0.5, b2=0.9), 1e-4, None),
+    'wgan': (losses.wgan_critic, losses.wgan_generator, _rmsprop, 5e-5, 0.01),
+    'lsgan': (losses.lsgan_critic, losses.lsgan_generator, _rmsprop, 1e-4,
+              None),
+    'dcgan': (losses.dcgan_critic, losses.dcgan_generator,
+              functools.partial(optax.adam, b1=0.5), 2e-4, None),
+}
+
+
+def _check(config):
+  """One sentence for each setting that cannot work."""
+  c = config.model
+  for name, value, known in (
+      ('length', c.length, STRIDES), ('loss', c.loss, LOSSES),
+      ('upsample', c.upsample, ('transpose', 'nearest'))):
+    if value not in known:
+      raise errors.UserError(
+          f'model.{name}={value!r} is not one of {", ".join(map(repr, known))}')
+  if config.batch_size % c.critic_updates:
+    fits = max(1, config.batch_size // c.critic_updates) * c.critic_updates
+    raise errors.UserError(
+        f'batch_size={config.batch_size} does not split over '
+        f'model.critic_updates={c.critic_updates}, each with its own rows; '
+        f'use {fits} or {fits + c.critic_updates}')
+
+
+def build(config) -> Model:
+  _check(config)
+  c = config.model
+  critic_loss, generator_loss, optimiser, rate, bound = LOSSES[c.loss]
+  penalised = c.loss == 'wgan-gp'
+  dtype = jnp.dtype(config.dtype)
+  generator = Generator(
+      length=c.length, channels=c.channels, dim=c.dim,
+      kernel_size=c.kernel_size, upsample=c.upsample, batch_norm=c.batch_norm,
+      post_filter=c.post_filter, dtype=dtype)
+  # The penalty is on single examples: no statistics of a batch in the critic.
+  critic = Critic(
+      dim=c.dim, kernel_size=c.kernel_size, phase_shuffle=c.phase_shuffle,
+      shuffle_per_example=c.shuffle_per_example,
+      batch_norm=c.batch_norm and not penalised, dtype=dtype)
+  tx = optimiser(rate if c.learning_rate is None else c.learning_rate)
+
+  def run(net, params, stats, *args):  # In training: -> output, new statistics.
+    return net.apply({'params': params, **stats}, *args, True,
+                     mutable=['batch_stats'])
+
+  def waveform(batch):  # [B, N, C]
+    return batch['audio'].reshape(-1, c.length, c.channels)
+
+  def draw(key, rows):
+    return jax.random.uniform(key, (rows, c.latent_size), minval=-1.0)

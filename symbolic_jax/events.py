@@ -1,0 +1,103 @@
+"""Music as sequences of tokens, and back.
+
+Chorales, one token per voice and step as the Music Transformer reads them:
+S A T B of the first sixteenth, S A T B of the second, and so on. A token says
+which pitch sounds; whether it is struck or held is not told. 48 ids: 0 padding,
+1 rest, 2...47 the pitches 36...81 from low to high.
+
+Shapes: T steps, 4 voices (S A T B).
+"""
+
+import numpy as np
+
+from common import errors
+
+VOICES = 4
+REST = -1  # In an array of voices, whose other values are MIDI pitches.
+CHORALE_LOW, CHORALE_HIGH = 36, 81  # All that the 382 chorales use.
+CHORALE_PAD, CHORALE_REST, CHORALE_FIRST = 0, 1, 2
+CHORALE_VOCAB = CHORALE_FIRST + CHORALE_HIGH - CHORALE_LOW + 1  # 48
+
+
+def encode_chorale(voices) -> np.ndarray:
+  """Voices [T, 4] (MIDI pitches, -1 rests) to tokens [4 T] int32."""
+  voices = np.asarray(voices, np.int32)
+  _check_range(voices[voices != REST])
+  tokens = np.where(voices == REST, CHORALE_REST,
+                    voices - CHORALE_LOW + CHORALE_FIRST)
+  return tokens.reshape(-1)
+
+
+def decode_chorale(tokens):
+  """Tokens [..., 4 T] to voices [..., T, 4]; padding becomes rests.
+
+  For numpy and JAX arrays alike, as `chorale_roll`.
+  """
+  steps = tokens.reshape(*tokens.shape[:-1], -1, VOICES)
+  sounds = steps >= CHORALE_FIRST
+  return (steps - CHORALE_FIRST + CHORALE_LOW) * sounds + REST * ~sounds
+
+
+def chorale_roll(voices):
+  """Voices [..., T, 4] to a piano roll [..., T, 128, 4] of bools."""
+  pitch = np.arange(128).reshape((1,) * (voices.ndim - 1) + (128, 1))
+  return voices[..., None, :] == pitch
+
+
+def chorale_from_notes(notes, step_s: float, programs) -> np.ndarray:
+  """Voices [T, 4] of a table of notes (`midi.NOTE`), from the first note on.
+
+  A voice is one of `programs` (S A T B) if the notes use no other programs and
+  each plays one note at a time: so what the models write is read back. In any
+  other file the notes of each step are ranked, the highest for S; with fewer
+  than four the low voices rest. Drums are left out.
+  """
+  notes = notes[~notes['is_drum']]
+  if not len(notes):
+    raise errors.UserError('it has no notes (drums do not count); give a file '
+                           'with one to four parts')
+  _check_range(notes['pitch'])
+  start = np.round(notes['start_s'] / step_s).astype(np.int64)
+  end = np.maximum(np.round(notes['end_s'] / step_s).astype(np.int64),
+                   start + 1)
+  first, total = start.min(), end.max()
+  roll = np.zeros((total, 128, VOICES), bool)
+  named = set(notes['program'].tolist()) <= set(programs)
+  for note, a, b in zip(notes, start, end, strict=True):
+    voice = list(programs).index(note['program']) if named else 0
+    roll[a:b, note['pitch'], voice] = True
+  if (roll.sum(1) > 1).any():  # Not one voice per program.
+    roll = _by_height(roll.any(-1), step_s)
+  step, pitch, voice = np.nonzero(roll)
+  voices = np.full((total, VOICES), REST, np.int16)
+  voices[step, voice] = pitch
+  return voices[first:]
+
+
+def _by_height(sounds, step_s):
+  """[T, 128] -> [T, 128, 4], the highest pitch in voice 0."""
+  most = sounds.sum(1)
+  if most.max() > VOICES:
+    at = most.argmax()
+    raise errors.UserError(
+        f'{most[at]} notes sound together {at * step_s:.2f} s from its start, '
+        'a chorale has four voices; leave out doublings, or give a file in '
+        'four parts')
+  # How many sound at this pitch or above.
+  rank = np.cumsum(sounds[:, ::-1], axis=1)[:, ::-1]
+  return sounds[..., None] & (rank[..., None] == 1 + np.arange(VOICES))
+
+
+def _check_range(pitches) -> None:
+  if not len(pitches):
+    return
+  low, high = int(pitches.min()), int(pitches.max())
+  if low >= CHORALE_LOW and high <= CHORALE_HIGH:
+    return
+  down, up = CHORALE_HIGH - high, CHORALE_LOW - low  # Shifts that would fit.
+  shift = down if down < 0 else up
+  mend = (f'transpose it by {shift:+d} semitones' if up <= down else
+          'leave out the notes beyond them')
+  raise errors.UserError(
+      f'its pitches reach from {low} to {high}, chorales from {CHORALE_LOW} to '
+      f'{CHORALE_HIGH} (MIDI numbers); {mend}')
