@@ -38,9 +38,10 @@ def read(path, sample_rate: int) -> np.ndarray:
 
 def write(path, audio, sample_rate: int) -> None:
   """A mono 16-bit wav file; what is beyond [-1, 1] is clipped."""
+  data = _encode(_pcm16(_checked(audio)), sample_rate, 'WAV', 'PCM_16')
   temporary = f'{path}.tmp'
   with open(temporary, 'wb') as f:
-    f.write(_encode(_checked(audio), sample_rate, 'WAV', 'PCM_16'))
+    f.write(data)
   os.replace(temporary, path)
 
 
@@ -48,7 +49,7 @@ def encode(audio, sample_rate: int, format: str) -> bytes:
   """`audio` [N] as the bytes of a 'flac' (16 bit) or 'mp3' file."""
   audio = _checked(audio)
   if format == 'flac':
-    return _encode(audio, sample_rate, 'FLAC', 'PCM_16')
+    return _encode(_pcm16(audio), sample_rate, 'FLAC', 'PCM_16')
   if format != 'mp3':
     raise ValueError(f"format is 'flac' or 'mp3', not {format!r}")
   rate = next((r for r in _MP3_RATES if r >= sample_rate), _MP3_RATES[-1])
@@ -69,6 +70,11 @@ def _checked(audio):
   if not np.isfinite(audio).all():
     raise ValueError('audio has samples that are NaN or infinite')
   return np.clip(audio, -1.0, 1.0)
+
+
+def _pcm16(audio):
+  # The scale of `read`, so that what came from 16 bits returns to the same.
+  return np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
 
 
 def _encode(audio, sample_rate, format, subtype):

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 COLOURS = 8  # Later runs take the same colours again, dashed.
-_WIDTH, _HEIGHT = 400, 210
+_WIDTH, _HEIGHT = 360, 200
 _TOP, _RIGHT, _BOTTOM = 8, 12, 24
-_LETTER = 6.4  # Width of a digit of the axes' text.
+_LETTER = 6.9  # Width of a digit of the axes' text.
 _POINTS = 120  # A longer curve becomes means and a band from least to most.
 
 

@@ -67,8 +67,8 @@ def spectrogram(audio, sample_rate: int) -> np.ndarray:
   bad = ~np.isfinite(frames).all(1)  # [W]
   window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
   window *= 2 / window.sum()  # A sine of amplitude 1 peaks at 1.
-  # A frame that is grey anyway must not raise warnings on its way.
-  frames = np.where(bad[:, None], 0, frames) * window
+  # Clipped, as in the file that is heard.
+  frames = np.where(bad[:, None], 0, frames).clip(-1, 1) * window
   power = np.abs(np.fft.rfft(frames)) ** 2  # [W, n_fft / 2 + 1]
   level = 10 * np.log10(power @ _mel_bands(n_fft, sample_rate) + 1e-12)
   shade = (level - FLOOR_DB) / (CEILING_DB - FLOOR_DB)

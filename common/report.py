@@ -131,13 +131,13 @@ def _table(runs, head, rows) -> str:
 
 
 def _curves(runs) -> str:
-  """A figure per metric: 'eval/nll' shares one with 'loss/nll'."""
+  """A figure per metric; 'eval/nll' shares one with 'loss/nll'."""
   figures = {}  # Title: names of its curves.
   names = list(dict.fromkeys(n for run in runs.values() for n in run.curves))
   for name in sorted(names, key=lambda n: not n.startswith('eval/')):
-    group, _, rest = name.rpartition('/')
-    title = rest if group in ('eval', 'loss') else name
-    figures.setdefault(title, []).append(name)
+    metric = name.partition('/')[2]
+    shared = f'eval/{metric}' in names
+    figures.setdefault(metric if shared else name, []).append(name)
   # Timing last, and only what is a curve: the first step's time is not.
   titles = sorted(figures, key=lambda t: t.startswith('time/'))
   out = [_figure(runs, t, figures[t]) for t in titles if not (
@@ -215,7 +215,7 @@ def _card(run, label, index, files, notes) -> str:
       link = (f'<a download="{_text(files["mid"].name)}" href="{data}" '
               f'aria-label="MIDI file of {label}">MIDI</a>')
     elif 'wav' in files:
-      rate = run.config['data.sample_rate']
+      rate = run.config.get('data.sample_rate', 16000)
       source = _uri('audio/flac', audio.encode(
           audio.read(files['wav'], rate), rate, 'flac'))
     else:
@@ -231,10 +231,17 @@ def _card(run, label, index, files, notes) -> str:
 
 
 def _settings(runs) -> str:
-  """What differs between runs first, marked; what they share is folded."""
+  """What differs, marked where it is not as in the first run; then the rest."""
   keys = sorted({k for run in runs.values() for k in run.config})
   value = lambda run, key: (
       repr(run.config[key]) if key in run.config else '–')
+  first = next(iter(runs.values()))
+
+  def cell(run, key):
+    text = _text(value(run, key))
+    marked = value(run, key) != value(first, key)
+    return f'<mark>{text}</mark>' if marked else text
+
   differ = [k for k in keys
             if len({value(run, k) for run in runs.values()}) > 1]
   out = ''
@@ -243,14 +250,13 @@ def _settings(runs) -> str:
                    for i, n in enumerate(runs))
     rows = ''.join(
         f'<tr><th scope="row">{_text(k)}</th>' + ''.join(
-            f'<td class="left"><mark>{_text(value(run, k))}</mark></td>'
-            for run in runs.values()) + '</tr>' for k in differ)
+            f'<td class="left">{cell(run, k)}</td>' for run in runs.values())
+        + '</tr>' for k in differ)
     out = _scroll('Settings that differ', '<table><thead><tr><th scope="col" '
                   f'class="left">setting</th>{head}</tr></thead>{rows}</table>')
-  first = next(iter(runs.values()))
   same = [k for k in keys if k not in differ]
   rows = ''.join(f'<tr><th scope="row">{_text(k)}</th><td class="left">'
-                 f'{_text(value(first, k))}</td></tr>' for k in same)
+                 f'{cell(first, k)}</td></tr>' for k in same)
   shared = ' that all runs share' * (len(runs) > 1)
   table = _scroll('Settings', f'<table>{rows}</table>')
   return (f'{out}<details><summary>{len(same)} settings{shared}</summary>'
@@ -318,7 +324,8 @@ _STYLE = '''
 }
 * { box-sizing: border-box; }
 body {
-  margin: 0 auto; max-width: 1240px; padding: 2.5rem 1.25rem 4rem;
+  margin: 0 auto; max-width: 1240px;
+  padding: 2.5rem clamp(.75rem, 4vw, 1.5rem) 4rem;
   background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', sans-serif;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
@@ -362,12 +369,12 @@ ul.last { margin-top: .4rem; font-size: .85rem; color: var(--soft); }
   repeat(auto-fill, minmax(min(100%, var(--least)), 1fr)); }
 .charts { --least: 19rem; } .cards { --least: 16rem; }
 figure, .card {
-  margin: 0; padding: .9rem 1rem; border: 1px solid var(--rule);
+  margin: 0; padding: .9rem; border: 1px solid var(--rule);
   border-radius: 8px; background: var(--card); min-width: 0;
 }
 figcaption { font-weight: 600; font-size: .92rem; margin-bottom: .4rem; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--soft);
+svg text { font: 12px system-ui, sans-serif; fill: var(--soft);
   font-variant-numeric: tabular-nums; }
 .grid { stroke: var(--rule); }
 .line { fill: none; stroke: currentColor; stroke-width: 1.7;

@@ -67,6 +67,8 @@ def spec_of(batch, batch_size: int):
 
 
 def write_spec(workdir: pathlib.Path, spec) -> None:
+  if jax.process_index():
+    return
   temporary = workdir / 'batch.tmp'
   temporary.write_text(json.dumps(
       {k: [list(x.shape), str(x.dtype)] for k, x in spec.items()}) + '\n')

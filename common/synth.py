@@ -16,6 +16,7 @@ import numpy as np
 
 TAIL_S = 0.5  # Silence may follow the last note's end for this long.
 _BLOCK = 128
+_BODY_HZ = 150.0
 _MOST_PARTIALS = 80  # Of a string; higher ones are too faint to hear.
 
 
@@ -50,6 +51,7 @@ class Struck:
     level = k ** -(self.slope + 1.2 * (0.6 - loud))
     if not self.ratios:
       level *= np.abs(np.sin(np.pi * k * self.position)) + 0.02
+      level /= 1 + _BODY_HZ / (k * f0)  # The body hardly moves any slower.
     level /= np.sqrt((level**2).sum())
     # High strings ring for a shorter time.
     rate = k**self.damping / (self.decay_s * 2 ** ((60 - pitch) / 24))
@@ -83,7 +85,7 @@ class Held:
   release_s: float = 0.1
   vibrato_cents: float = 0.0
   vibrato_hz: float = 5.3
-  detune_cents: float = 0.0  # Two oscillators, this far above and below.
+  detune_cents: float = 0.0  # Two weaker oscillators, this far off each way.
   noise: float = 0.01  # Breath or bow.
   noise_hz: float = 2500.0
 
@@ -106,16 +108,16 @@ class Held:
       cycles -= depth * np.cos(phase) * (
           f0 / (2 * np.pi * self.vibrato_hz))
     out = np.zeros(n, np.float32)
-    offsets = (-1, 1) if self.detune_cents else (0,)
-    for offset in offsets:
+    oscillators = ((0, 0.8), (-1, 0.42), (1, 0.42)) if self.detune_cents else (
+        (0, 1.0),)
+    for offset, level in oscillators:
       shifted = cycles * 2 ** (offset * self.detune_cents / 1200)
       where = (shifted + rng.random()) % 1 * (len(dark_table) - 1)
       i = where.astype(np.int32)
       part = (where - i).astype(np.float32)
       dark = dark_table[i] * (1 - part) + dark_table[i + 1] * part
       light = bright_table[i] * (1 - part) + bright_table[i + 1] * part
-      out += dark + bright * (light - dark)
-    out /= np.sqrt(len(offsets))
+      out += np.float32(level) * (dark + bright * (light - dark))
     if self.noise:
       chiff = 1 + 3 * np.exp(-t / 0.04)
       out += self.noise * chiff * _noise(self.noise_hz, n, sample_rate, rng)
@@ -161,7 +163,7 @@ FAMILIES = {
     'flute': (
         ('acoustic', Held(slope=1.9, cutoff_hz=1200, sweep=1.0, attack_s=0.08,
                           sustain=0.9, release_s=0.1, vibrato_cents=12,
-                          vibrato_hz=4.8, noise=0.06, noise_hz=3000)),),
+                          vibrato_hz=4.8, noise=0.035, noise_hz=3000)),),
     'guitar': (
         ('acoustic', Struck(slope=1.0, position=0.17, decay_s=1.0,
                             damping=0.75, stretch=2e-5, noise=0.12,
@@ -374,7 +376,7 @@ def _noise(hz, n, sample_rate, rng):
                    else stretch[begin:], n)
 
 
-@functools.lru_cache(256)
+@functools.lru_cache(64)
 def _coloured(hz, sample_rate):
   white = np.random.default_rng(1).standard_normal(1 << 16)
   f = np.fft.rfftfreq(len(white), 1 / sample_rate)

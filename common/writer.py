@@ -6,6 +6,7 @@
   samples/       000100_00.wav, .mid, .png
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -13,6 +14,7 @@ import pathlib
 
 import numpy as np
 import tensorboardX
+from tensorboardX.proto import summary_pb2
 
 from common import audio, errors, image, midi
 
@@ -22,12 +24,12 @@ class Writer:
 
   def __init__(self, workdir, step: int, config, wandb: str | None = None):
     self._workdir = pathlib.Path(workdir)
+    self._wandb = wandb and _wandb(wandb, self._workdir, config)
     self._data = config.data
     self._metrics = _open(self._workdir / 'metrics.jsonl', step)
     self._timing = _open(self._workdir / 'timing.jsonl', step)
     self._board = tensorboardX.SummaryWriter(
         str(self._workdir / 'tensorboard'), purge_step=step + 1)
-    self._wandb = wandb and _wandb(wandb, self._workdir, config)
 
   def metrics(self, step: int, values: dict[str, float]) -> None:
     self._lines(self._metrics, step, values)
@@ -39,7 +41,13 @@ class Writer:
     files = write_samples(
         self._workdir / 'samples', f'{step:06d}', arrays, self._data)
     for name, picture in files.items():
-      self._board.add_image(name, picture.transpose(2, 0, 1), step)
+      # By hand: add_image would need Pillow, for the same PNG.
+      self._board.file_writer.add_summary(summary_pb2.Summary(
+          value=[summary_pb2.Summary.Value(
+              tag=name, image=summary_pb2.Summary.Image(
+                  height=picture.shape[0], width=picture.shape[1],
+                  colorspace=3, encoded_image_string=image.png(picture)))]),
+          step)
     for i, wave in enumerate(arrays.get('audio', ())):
       self._board.add_audio(f'sample_{i:02d}', np.reshape(wave, (-1, 1)), step,
                             sample_rate=self._data.sample_rate)
@@ -103,5 +111,7 @@ def _wandb(project: str, workdir: pathlib.Path, config):
         f'--wandb={project} needs Weights & Biases: '
         "pip install 'ostinato[wandb]'") from None
   # The id makes a resumed run go on in the same curve.
+  name = str(workdir.resolve())
   return wandb.init(project=project, name=workdir.name, dir=str(workdir),
-                    id=workdir.name, resume='allow', config=config.to_dict())
+                    id=hashlib.sha256(name.encode()).hexdigest()[:16],
+                    resume='allow', config=config.to_dict())

@@ -43,7 +43,7 @@ class Generator(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, z, train):  # [B, Z] -> [B, N, C]
+  def __call__(self, z, *, train):  # [B, Z] -> [B, N, C]
     strides = STRIDES[self.length]
     widths = [self.dim * 2**i for i in reversed(range(len(strides)))]
     x = nn.Dense(
@@ -82,7 +82,7 @@ class Critic(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, train, key=None):  # [B, N, C] -> [B]
+  def __call__(self, x, key=None, *, train):  # [B, N, C] -> [B]
     """Without a key the phases stay as they are."""
     x = x.astype(self.dtype)
     for i, stride in enumerate(STRIDES[x.shape[1]]):
@@ -176,12 +176,146 @@ def build(config) -> Model:
       batch_norm=c.batch_norm and not penalised, dtype=dtype)
   tx = optimiser(rate if c.learning_rate is None else c.learning_rate)
 
-  def run(net, params, stats, *args):  # In training: -> output, new statistics.
-    return net.apply({'params': params, **stats}, *args, True,
-                     mutable=['batch_stats'])
+  def run(net, params, stats, *inputs):  # In training: (output, new stats).
+    return net.apply({'params': params, **stats}, *inputs,
+                     mutable=['batch_stats'], train=True)
 
   def waveform(batch):  # [B, N, C]
     return batch['audio'].reshape(-1, c.length, c.channels)
 
-  def draw(key, rows):
+  def draw(key, rows):  # [B, Z]
     return jax.random.uniform(key, (rows, c.latent_size), minval=-1.0)
+
+  def init(key, batch):
+    del batch  # The config has all the shapes.
+    key_g, key_d = jax.random.split(key)
+    g = generator.init(key_g, jnp.zeros((1, c.latent_size)), train=False)
+    d = critic.init(key_d, jnp.zeros((1, c.length, c.channels)), train=False)
+    params = {'g': g.pop('params'), 'd': d.pop('params')}
+    return TrainState.create(
+        params, {k: tx.init(v) for k, v in params.items()},
+        vars={'g': g, 'd': d})
+
+  def loss_d(params, params_g, stats, real, key):
+    key_z, key_alpha, *keys = jax.random.split(key, 5)
+    fake, stats_g = run(generator, params_g, stats['g'],
+                        draw(key_z, real.shape[0]))
+    on_real, stats_d = run(critic, params, stats['d'], real, keys[0])
+    on_fake, stats_d = run(critic, params, stats_d, fake, keys[1])
+    loss = critic_loss(on_real, on_fake).mean()
+    metrics = {'critic/real': on_real.mean(), 'critic/fake': on_fake.mean()}
+    if penalised:
+      score = lambda x: run(critic, params, stats_d, x, keys[2])[0]
+      penalty = losses.gradient_penalty(score, real, fake, key_alpha).mean()
+      loss += c.penalty_weight * penalty
+      metrics['loss/gp'] = penalty
+    metrics['loss/d'] = loss
+    return loss, (metrics, {'g': stats_g, 'd': stats_d})
+
+  def loss_g(params, params_d, stats, rows, key):
+    key_z, key_shuffle = jax.random.split(key)
+    fake, stats_g = run(generator, params, stats['g'], draw(key_z, rows))
+    on_fake, stats_d = run(critic, params_d, stats['d'], fake, key_shuffle)
+    return generator_loss(on_fake).mean(), {'g': stats_g, 'd': stats_d}
+
+  def descend(grads, opt, params):
+    updates, opt = tx.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt
+
+  def train_step(state, batch, key, stage):
+    """Algorithm 1 of Gulrajani et al. 2017: n critic updates, then one of G."""
+    del stage  # One stage only.
+    n = c.critic_updates
+    g, d, stats = state.params['g'], state.params['d'], state.vars
+    opt_g, opt_d = state.opt['g'], state.opt['d']
+    *keys, key_g = jax.random.split(key, n + 1)
+    history = []
+    for key_d, rows in zip(keys, optim.split(batch, n), strict=True):
+      grads, (metrics, stats) = jax.grad(loss_d, has_aux=True)(
+          d, g, stats, waveform(rows), key_d)
+      d, opt_d = descend(grads, opt_d, d)
+      if bound is not None:
+        d = jax.tree.map(lambda w: w.clip(-bound, bound), d)
+      history.append(metrics)
+    (loss, stats), grads = jax.value_and_grad(loss_g, has_aux=True)(
+        g, d, stats, batch['audio'].shape[0] // n, key_g)
+    g, opt_g = descend(grads, opt_g, g)
+    metrics = jax.tree.map(lambda *x: sum(x) / n, *history)
+    return state.replace(
+        params={'g': g, 'd': d}, opt={'g': opt_g, 'd': opt_d}, vars=stats,
+    ), {**metrics, 'loss/g': loss}
+
+  def generate(state, z):
+    return generator.apply(
+        {'params': state.params['g'], **state.vars['g']}, z, train=False)
+
+  def eval_step(state, batch, key):
+    """Without phase shuffle, which would be another draw for each batch."""
+    score = lambda x: critic.apply(
+        {'params': state.params['d'], **state.vars['d']}, x, train=False)
+    z = latents(key, batch['index'], c.latent_size)
+    real, fake = score(waveform(batch)), score(generate(state, z))
+    values = {'critic/real': real, 'critic/fake': fake}
+    if c.loss in ('wgan', 'wgan-gp'):
+      values['wasserstein'] = real - fake
+    return {k: Mean.of(v, batch['mask']) for k, v in values.items()}
+
+  @jax.jit
+  def sample(state, batch, key):
+    z = latents(key, batch['index'], c.latent_size)
+    if 'blend' in batch:  # A straight line: the cube is convex.
+      end = latents(key, batch['end'], c.latent_size)
+      z += batch['blend'][:, None] * (end - z)
+    audio = generate(state, z).clip(-1.0, 1.0)  # The filter may exceed tanh.
+    return {'audio': audio[..., 0] if c.channels == 1 else audio}
+
+  return Model(init=init, train_step=train_step, eval_step=eval_step,
+               sample=sample)
+
+
+def prompt(config, count, *, first=0, last=None):
+  """Latents number `first` on; with `last`, points on the line between two."""
+  del config
+  first = int(first)
+  batch = {'mask': np.ones(count, np.float32)}
+  if last is None:
+    return batch | {'index': first + np.arange(count, dtype=np.int32)}
+  return batch | {
+      'index': np.full(count, first, np.int32),
+      'end': np.full(count, int(last), np.int32),
+      'blend': np.linspace(0, 1, count, dtype=np.float32)}
+
+
+def preprocess(config):
+  """A random window of each clip, as the paper; no change of its level.
+
+  The released code ends up normalising every file's peak, whatever its flag
+  says; `data.peak_normalize` does so on request.
+  """
+  length, channels = config.model.length, config.model.channels
+  rate = config.data.sample_rate
+
+  def fn(example, rng):
+    audio = np.asarray(example['audio'])
+    if audio.dtype == np.int16:
+      audio = audio / np.float32(32768)
+    audio = audio.reshape(len(audio), -1)
+    if audio.shape[1] != channels:
+      raise errors.UserError(
+          f'data.name={config.data.name!r} has {audio.shape[1]} channels; set '
+          f'model.channels={audio.shape[1]} (it is {channels})')
+    if example.get('sample_rate', rate) != rate:
+      raise errors.UserError(
+          f'data.name={config.data.name!r} is at {example["sample_rate"]} Hz; '
+          f'prepare it at data.sample_rate={rate}, or set that')
+    if config.data.peak_normalize:
+      audio = audio / max(np.abs(audio).max(), 1e-5)
+    spare = len(audio) - length
+    start = 0
+    if spare > 0 and not config.data.first_slice:
+      start = int(rng.integers(spare + 1))
+    audio = audio[start:start + length].astype(np.float32)
+    audio = np.pad(audio, ((0, length - len(audio)), (0, 0)))
+    return {'audio': audio[:, 0] if channels == 1 else audio}
+
+  return fn

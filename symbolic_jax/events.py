@@ -38,6 +38,17 @@ def decode_chorale(tokens):
   return (steps - CHORALE_FIRST + CHORALE_LOW) * sounds + REST * ~sounds
 
 
+def transpose_chorale(voices, semitones: int) -> np.ndarray:
+  """Moved by `semitones`, or by less where a voice would leave the range."""
+  sounds = voices != REST
+  pitches = voices[sounds]
+  if not len(pitches):
+    return voices
+  semitones = np.clip(semitones, CHORALE_LOW - pitches.min(),
+                      CHORALE_HIGH - pitches.max())
+  return np.where(sounds, voices + semitones, REST)
+
+
 def chorale_roll(voices):
   """Voices [..., T, 4] to a piano roll [..., T, 128, 4] of bools."""
   pitch = np.arange(128).reshape((1,) * (voices.ndim - 1) + (128, 1))
@@ -54,7 +65,7 @@ def chorale_from_notes(notes, step_s: float, programs) -> np.ndarray:
   """
   notes = notes[~notes['is_drum']]
   if not len(notes):
-    raise errors.UserError('it has no notes (drums do not count); give a file '
+    raise errors.UserError('no notes (drums do not count); give a file '
                            'with one to four parts')
   _check_range(notes['pitch'])
   start = np.round(notes['start_s'] / step_s).astype(np.int64)
@@ -96,8 +107,8 @@ def _check_range(pitches) -> None:
     return
   down, up = CHORALE_HIGH - high, CHORALE_LOW - low  # Shifts that would fit.
   shift = down if down < 0 else up
-  mend = (f'transpose it by {shift:+d} semitones' if up <= down else
-          'leave out the notes beyond them')
+  mend = (f'transpose by {shift:+d} semitones' if up <= down else
+          'leave out the notes beyond')
   raise errors.UserError(
-      f'its pitches reach from {low} to {high}, chorales from {CHORALE_LOW} to '
-      f'{CHORALE_HIGH} (MIDI numbers); {mend}')
+      f'pitches reach from {low} to {high}, those of a chorale from '
+      f'{CHORALE_LOW} to {CHORALE_HIGH}; {mend}')

@@ -23,10 +23,11 @@ jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 def data_dir() -> str:
   """The synthetic data sets at their smallest, made once for all workers."""
   from common import prepare
+  from common.data import builders
   folder = os.path.join(tempfile.gettempdir(), f'ostinato_tests_{os.getuid()}')
-  for name in ('synthetic_notes', 'synthetic_chorales', 'synthetic_rolls',
-               'synthetic_pieces'):
-    prepare.prepare(f'{name}/tiny', folder)
+  for name in builders.BUILDERS:
+    if name.startswith('synthetic_'):
+      prepare.prepare(f'{name}/tiny', folder)
   return folder
 
 

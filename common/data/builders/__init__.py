@@ -60,7 +60,12 @@ def open_split(name: str, split: str, data_dir=None):
     if part not in known:
       raise errors.UserError(
           f'dataset {name} has no split {part!r}; known: {", ".join(known)}')
-  return builder.as_data_source(split)
+  try:
+    return builder.as_data_source(split)
+  except ValueError as e:
+    raise errors.UserError(
+        f'{split!r} is not a part of dataset {name} ({e}); write a split, or '
+        "a slice like 'train[:10%]'") from None
 
 
 def newest(folder: pathlib.Path) -> pathlib.Path | None:

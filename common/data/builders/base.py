@@ -12,7 +12,10 @@ from common import errors
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A TFDS builder that needs no TensorFlow; its docstring is its help."""
+  """A TFDS builder that needs no TensorFlow.
+
+  The first line of its docstring is what `common.prepare --list` shows.
+  """
 
   # TFDS looks beside the code for checksums, through a package that it does
   # not declare; we have no such file.
@@ -23,17 +26,21 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     super().__init__(**kwargs)
 
   @classmethod
-  def find_config(cls, name: str):
-    """The BuilderConfig called `name`."""
-    known = {c.name: c for c in cls.BUILDER_CONFIGS}
-    if name not in known:
-      raise errors.UserError(
-          f'dataset {cls.name} has no config {name!r}'
-          f'{errors.suggest(name, known)}; write {cls.name}/CONFIG')
-    return known[name]
+  def config_names(cls) -> list[str]:
+    """What may follow the slash in the name of a data set."""
+    return [c.name for c in cls.BUILDER_CONFIGS]
+
+  @classmethod
+  def find_config(cls, name: str) -> tfds.core.BuilderConfig:
+    for config in cls.BUILDER_CONFIGS:
+      if config.name == name:
+        return config
+    raise errors.UserError(
+        f'dataset {cls.name!r} has no config {name!r}; write {cls.name}/CONFIG '
+        f'with CONFIG one of {", ".join(cls.config_names())}')
 
   def prepare(self) -> None:
-    """Writes the data set; what fails half-way leaves nothing to read."""
+    """Writes the data set: under another name until it is complete."""
     self.download_and_prepare(file_format='array_record')
 
   # TFDS announces a download here, and there is none.

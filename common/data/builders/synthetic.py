@@ -9,6 +9,7 @@ examples as smaller ones.
 
 import dataclasses
 import re
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -38,6 +39,12 @@ def _configs(**demo):
 
 class _Synthetic(base.Builder, skip_registration=True):
   VERSION = tfds.core.Version('1.0.0')
+  METADATA: ClassVar = {}
+  MOST = 10**9  # Different examples of the training split.
+
+  @classmethod
+  def config_names(cls):
+    return [*super().config_names(), 'nNUMBER']
 
   @classmethod
   def find_config(cls, name):
@@ -50,15 +57,11 @@ class _Synthetic(base.Builder, skip_registration=True):
                              f'different training examples; use n{cls.MOST}')
     return Config(name=name, train=n, valid=-(-n // 10), test=-(-n // 10))
 
-  MOST = 10**9
-
   def _info(self):
     return tfds.core.DatasetInfo(
         builder=self, features=F.FeaturesDict(self.features()),
         metadata=tfds.core.MetadataDict(self.METADATA),
         disable_shuffling=True)  # Stored in order: n5000 begins like n500.
-
-  METADATA = {}
 
   def _split_generators(self, dl_manager):
     c = self.builder_config
@@ -74,7 +77,7 @@ class SyntheticNotes(_Synthetic):
   """Single notes of 4 s at 16 kHz with pitch and instrument, as in NSynth."""
 
   BUILDER_CONFIGS = _configs(train=600, valid=60, test=60)
-  METADATA = {'sample_rate': synthetic.NOTE_RATE}
+  METADATA: ClassVar = {'sample_rate': synthetic.NOTE_RATE}
   MOST = synthetic.MOST_NOTES
 
   @staticmethod
@@ -99,7 +102,7 @@ class SyntheticPieces(_Synthetic):
   """Pieces of 10 to 20 s at 16 kHz with all their notes, as in MusicNet."""
 
   BUILDER_CONFIGS = _configs(train=60, valid=10, test=10)
-  METADATA = {'sample_rate': synthetic.PIECE_RATE}
+  METADATA: ClassVar = {'sample_rate': synthetic.PIECE_RATE}
 
   @staticmethod
   def features():
@@ -126,7 +129,7 @@ class SyntheticRolls(_Synthetic):
   """Songs as five-track piano rolls, 24 steps a beat, as in LPD-5."""
 
   BUILDER_CONFIGS = _configs(train=200, valid=20, test=20)
-  METADATA = {'steps_per_beat': 24,
+  METADATA: ClassVar = {'steps_per_beat': 24,
               'tracks': ['Drums', 'Piano', 'Guitar', 'Bass', 'Strings']}
 
   @staticmethod

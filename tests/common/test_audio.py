@@ -1,0 +1,145 @@
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from common import audio, errors, midi, synth
+
+RATE = 16000
+
+
+def sine(hz, rate=RATE, seconds=1.0):
+  t = np.arange(int(seconds * rate)) / rate
+  return (0.5 * np.sin(2 * np.pi * hz * t)).astype(np.float32)
+
+
+def song(seconds=120, seed=0):
+  """Eight notes a second on ten instruments and drums."""
+  rng = np.random.default_rng(seed)
+  notes = np.zeros(8 * seconds, midi.NOTE)
+  notes['start_s'] = np.arange(len(notes)) / 8
+  notes['end_s'] = notes['start_s'] + rng.uniform(0.1, 1.0, len(notes))
+  notes['pitch'] = rng.integers(30, 90, len(notes))
+  notes['velocity'] = rng.integers(1, 128, len(notes))
+  notes['program'] = 13 * rng.integers(10, size=len(notes))
+  notes['is_drum'] = rng.random(len(notes)) < 0.3
+  return notes
+
+
+def test_wav_keeps_16_bits_exactly(tmp_path):
+  x = np.random.default_rng(0).integers(-32768, 32768, 5000) / 32768
+  audio.write(tmp_path / 'a.wav', x, RATE)
+  np.testing.assert_array_equal(audio.read(tmp_path / 'a.wav', RATE), x)
+  info = soundfile.info(tmp_path / 'a.wav')
+  assert (info.samplerate, info.channels, info.subtype) == (RATE, 1, 'PCM_16')
+
+
+def test_what_is_too_loud_is_clipped(tmp_path):
+  audio.write(tmp_path / 'a.wav', np.array([2.0, -2.0, 1.0]), RATE)
+  np.testing.assert_allclose(audio.read(tmp_path / 'a.wav', RATE), [1, -1, 1],
+                             atol=2**-15)
+
+
+def test_reading_resamples_and_takes_the_mean_of_channels(tmp_path):
+  left = sine(440, 44100)
+  soundfile.write(tmp_path / 'a.flac', np.stack([left, 0 * left], 1), 44100)
+  got = audio.read(tmp_path / 'a.flac', RATE)
+  assert got.dtype == np.float32 and got.shape == (RATE,)
+  np.testing.assert_allclose(got[200:-200], sine(440)[200:-200] / 2, atol=2e-4)
+
+
+def test_flac_is_lossless_at_16_bits(tmp_path):
+  x = sine(440)
+  (tmp_path / 'a.flac').write_bytes(audio.encode(x, RATE, 'flac'))
+  np.testing.assert_allclose(audio.read(tmp_path / 'a.flac', RATE), x,
+                             rtol=0, atol=2**-16)
+
+
+@pytest.mark.parametrize('rate', [16000, 14000])  # mp3 has no 14 kHz.
+def test_mp3_sounds_like_its_source(tmp_path, rate):
+  x = sine(440, rate, 20.0)  # Longer than one block.
+  (tmp_path / 'a.mp3').write_bytes(audio.encode(x, rate, 'mp3'))
+  got = audio.read(tmp_path / 'a.mp3', rate)
+  assert abs(len(got) - len(x)) < 0.2 * rate
+  spectrum = np.abs(np.fft.rfft(got[:rate]))  # One bin a hertz.
+  assert spectrum.argmax() == 440
+  assert (spectrum[438:443]**2).sum() > 0.99 * (spectrum**2).sum()
+  assert np.abs(got).max() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize('write, sentence', [
+    (lambda p: None, 'does not exist'),
+    (lambda p: p.write_text('words'), 'cannot be read as sound'),
+    (lambda p: p.write_bytes(b''), 'cannot be read as sound'),
+    (lambda p: soundfile.write(p, np.zeros(0), RATE), 'has no samples'),
+    (lambda p: soundfile.write(p, np.array([0, np.nan]), RATE, 'FLOAT'),
+     'NaN or infinite'),
+])
+def test_a_bad_file_gets_one_clear_sentence(tmp_path, write, sentence):
+  path = tmp_path / 'sound.wav'
+  write(path)
+  with pytest.raises(errors.UserError, match=rf'sound\.wav .*{sentence}'):
+    audio.read(path, RATE)
+
+
+def test_sound_that_is_not_finite_is_not_written(tmp_path):
+  with pytest.raises(ValueError, match='NaN'):
+    audio.write(tmp_path / 'a.wav', np.array([np.nan]), RATE)
+  with pytest.raises(ValueError, match=r'\[N\], not \[2, 5\]'):
+    audio.encode(np.zeros((2, 5)), RATE, 'flac')
+  assert not any(tmp_path.iterdir())
+
+
+def test_a_song_never_clips_and_is_the_same_each_time():
+  notes = song(20)
+  x = audio.synthesize(notes, RATE)
+  assert x.dtype == np.float32 and np.isfinite(x).all()
+  assert np.abs(x).max() == pytest.approx(0.9)
+  np.testing.assert_array_equal(x, audio.synthesize(notes, RATE))
+
+
+def test_two_minutes_take_no_minutes():
+  notes = song(120)
+  begin = time.process_time()  # Half a second on a free core.
+  x = audio.synthesize(notes, RATE)
+  assert time.process_time() - begin < 5.0
+  assert len(x) / RATE == pytest.approx(notes['end_s'].max() + synth.TAIL_S,
+                                        abs=1e-3)
+
+
+def test_no_notes_are_silence():
+  x = audio.synthesize(np.empty(0, midi.NOTE), RATE)
+  assert len(x) and not x.any()
+
+
+@pytest.mark.parametrize('program', [0, 12, 19, 25, 33, 40, 52, 60, 71, 73,
+                                     81, 105])
+def test_notes_begin_when_they_should_and_end(program):
+  notes = np.array([(0.5, 1.0, 57, 100, program, False)], midi.NOTE)
+  x = audio.synthesize(notes, RATE)
+  assert not x[:RATE // 2].any()
+  onset = x[RATE // 2:]
+  loud = np.abs(onset) > 0.25 * np.abs(onset).max()
+  assert loud.argmax() < 0.12 * RATE
+  assert np.abs(x[-10:]).max() < 1e-3
+  spectrum = np.abs(np.fft.rfft(x[9600:14400], 1 << 18))
+  hz = np.fft.rfftfreq(1 << 18, 1 / RATE)
+  near = np.abs(hz - 220) < 6
+  peak = hz[near][spectrum[near].argmax()]
+  assert abs(1200 * np.log2(peak / 220)) < 12  # Vibrato has a mean.
+
+
+def test_louder_notes_are_brighter():
+  for _, kinds in synth.FAMILIES.items():
+    for _, voice in kinds:
+      soft, loud = (centroid(voice.tone(57, velocity, 0.5, 0.7, RATE,
+                                        np.random.default_rng(0)))
+                    for velocity in (30, 120))
+      assert loud > soft or (
+          isinstance(voice, synth.Held) and voice.drawbars)
+
+
+def centroid(x):
+  power = np.abs(np.fft.rfft(x))**2
+  return (power * np.arange(len(power))).sum() / power.sum()
