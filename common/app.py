@@ -5,6 +5,7 @@ turns what a user can mend into one sentence and exit status 2.
 """
 
 import errno
+import functools
 import os
 import pathlib
 import sys
@@ -22,17 +23,23 @@ _CACHE = flags.DEFINE_string(
     "Folder of compiled programs, kept between runs; '' switches it off.")
 
 
+# Shared flags, defined once however many binaries a process imports.
+
+
+@functools.cache
 def define_workdir() -> flags.FlagHolder:
   return flags.DEFINE_string('workdir', None, 'Folder of the run.',
                              required=True)
 
 
+@functools.cache
 def define_data_dir() -> flags.FlagHolder:
   return flags.DEFINE_string(
       'data_dir', None, 'Folder of prepared data sets (common.prepare). '
       'Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.')
 
 
+@functools.cache
 def define_distributed() -> flags.FlagHolder:
   return flags.DEFINE_string(
       'distributed', None, "Join the other processes of this run: 'auto' "
@@ -40,6 +47,7 @@ def define_distributed() -> flags.FlagHolder:
       'address of process 0, how many processes, the number of this one).')
 
 
+@functools.cache
 def define_config() -> None:
   config_flags.DEFINE_config_file(
       'config', None, 'Name of a config (lstm_jsb:tiny) or path to one; '
@@ -58,6 +66,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     _start_jax()
     main(argv)
 
+  for name in ('config', 'workdir', 'data_dir', 'distributed', 'cache_dir'):
+    if name in flags.FLAGS:  # Flags of ours that --help should show.
+      flags.FLAGS.register_key_flag_for_module(
+          sys.argv[0], flags.FLAGS._flags()[name])
   app.run(lambda argv: _explain(guarded, argv),
           flags_parser=lambda argv: _explain(_parse, argv))
 

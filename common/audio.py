@@ -7,8 +7,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from common import errors
-from common import synth
+from common import errors, synth
 
 # What an mp3 can hold; `encode` resamples other rates up to the next one.
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)

@@ -34,10 +34,10 @@ _WHITE_KEY, _BLACK_KEY = np.array([(30, 29, 46), (22, 21, 36)], np.float64)
 def png(rgb) -> bytes:  # uint8 [H, W, 3]
   rgb = np.asarray(rgb, np.uint8)
   packed = rgb @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-  colours, pixels = np.unique(packed, return_inverse=True)
+  colours = np.unique(packed)
   if len(colours) <= 256:  # As indices: half the size and half the time.
     kind = 3
-    pixels = pixels.reshape(packed.shape).astype(np.uint8)
+    pixels = np.searchsorted(colours, packed).astype(np.uint8)
     palette = colours[:, None] >> np.array([16, 8, 0], np.uint32)
     extra = _chunk(b'PLTE', palette.astype(np.uint8).tobytes())
   else:

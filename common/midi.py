@@ -54,12 +54,11 @@ def write(path, notes: np.ndarray) -> None:
   A note that is still held when its pitch is struck again ends there, as it
   would on any synthesiser: MIDI cannot tell the two apart.
   """
-  parts = [np.unique(notes['is_drum'] * 128 + notes['program'])]
   tempo = b'\x00\xff\x51\x03' + (960_000_000 // TICKS_PER_S).to_bytes(3, 'big')
   chunks = [_chunk(tempo)]
   melodic = 0
-  for part in parts[0]:
-    is_drum, program = divmod(int(part), 128)
+  for part in np.unique(notes['is_drum'] * 128 + notes['program']).tolist():
+    is_drum, program = divmod(part, 128)
     rows = notes[(notes['program'] == program) & (notes['is_drum'] == is_drum)]
     # 15 channels are free beside the drums' one; more programs take further
     # ports.
@@ -125,9 +124,10 @@ def to_roll(notes: np.ndarray, step_s: float, programs) -> np.ndarray:
   for i in np.flatnonzero(keep)[np.argsort(start[keep], kind='stable')]:
     column = roll[:, notes['pitch'][i], tracks[i]]
     velocity = np.clip(notes['velocity'][i], 1, 127)
-    if start[i] > 1 and column[start[i] - 1] == velocity == column[start[i] - 2]:
-      column[start[i] - 1] = 0
-    column[start[i]:end[i]] = velocity
+    begin = start[i]
+    if begin > 1 and (column[begin - 2:begin] == velocity).all():
+      column[begin - 1] = 0
+    column[begin:end[i]] = velocity
   return roll
 
 

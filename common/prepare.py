@@ -23,7 +23,6 @@ _DATASET = flags.DEFINE_list(
     'between them. --list shows all.')
 _LIST = flags.DEFINE_bool('list', False, 'List the data sets and stop.')
 _DATA_DIR = app.define_data_dir()
-flags.declare_key_flag('data_dir')  # So that --help shows it.
 
 
 def main(argv):

@@ -15,9 +15,10 @@ import functools
 import numpy as np
 
 TAIL_S = 0.5  # Silence may follow the last note's end for this long.
-_BLOCK = 128
-_BODY_HZ = 150.0
+_HIGHEST = 0.47  # Frequency that is still made, as a part of the rate.
 _MOST_PARTIALS = 80  # Of a string; higher ones are too faint to hear.
+_BODY_HZ = 150.0  # Below, the body of a string instrument radiates less.
+_BLOCK = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +44,15 @@ class Struck:
       ratio = np.array(self.ratios)
       k = ratio
     else:
-      k = np.arange(1, min(int(0.47 * sample_rate / f0), _MOST_PARTIALS) + 1)
+      k = np.arange(1, min(int(_HIGHEST * sample_rate / f0), _MOST_PARTIALS) + 1)
       ratio = k * np.sqrt((1 + self.stretch * k**2) / (1 + self.stretch))
-    ratio = ratio[ratio * f0 < 0.47 * sample_rate]
+    ratio = ratio[ratio * f0 < _HIGHEST * sample_rate]
     k = k[:len(ratio)]
     # A harder stroke is a brighter one.
     level = k ** -(self.slope + 1.2 * (0.6 - loud))
     if not self.ratios:
       level *= np.abs(np.sin(np.pi * k * self.position)) + 0.02
-      level /= 1 + _BODY_HZ / (k * f0)  # The body hardly moves any slower.
+      level /= 1 + _BODY_HZ / (k * f0)
     level /= np.sqrt((level**2).sum())
     # High strings ring for a shorter time.
     rate = k**self.damping / (self.decay_s * 2 ** ((60 - pitch) / 24))
@@ -125,7 +126,7 @@ class Held:
 
   def spectrum(self, f0, sample_rate, opened):
     """Levels of the harmonics below half the rate; `opened` is 0 or 1."""
-    k = np.arange(1, max(int(0.47 * sample_rate / f0), 1) + 1)
+    k = np.arange(1, int(_HIGHEST * sample_rate / f0) + 1)
     if self.drawbars:
       level = np.zeros(len(k))
       m = min(len(k), len(self.drawbars))
@@ -265,7 +266,7 @@ def voice_of(program: int):
 
 
 def render(notes: np.ndarray, sample_rate: int) -> np.ndarray:
-  """A table of notes (`midi.NOTE`) as sound, float32 [N], peak 0.9."""
+  """A table of notes (`midi.NOTE`) as sound, float32 [N] with peak 0.9."""
   n = round((notes['end_s'].max(initial=0.0) + TAIL_S) * sample_rate)
   out = np.zeros(n, np.float32)
   rng = np.random.default_rng(0)
@@ -274,6 +275,8 @@ def render(notes: np.ndarray, sample_rate: int) -> np.ndarray:
     pitch, velocity = int(note['pitch']), int(note['velocity'])
     if note['is_drum']:
       sound = _drum(pitch, sample_rate) * (velocity / 127) ** 1.5
+    elif hertz(pitch) > _HIGHEST * sample_rate:
+      continue  # The sample rate cannot hold it.
     else:
       voice = voice_of(int(note['program']))
       held_s = note['end_s'] - note['start_s']

@@ -5,6 +5,7 @@ Shapes: T steps of a grid, L labels (notes).
 
 import functools
 import hashlib
+import itertools
 
 import numpy as np
 
@@ -303,7 +304,6 @@ def _section(rng, tonic, mode):
   guitar_strums = rng.random() < 0.5
   tune_track = int(rng.choice([1, 4]))  # Piano or strings.
   degree = int(rng.integers(7, 12))  # Of the tune, in steps of the scale.
-  pad = comping = sorted(comping)
   notes = []
 
   def add(bar, begin, length, pitch, velocity, track):
@@ -327,7 +327,7 @@ def _section(rng, tonic, mode):
       for pitch in chord:
         add(bar, begin, length, pitch, 72, 1)
     if guitar_strums:
-      for begin, length in pad:
+      for begin, length in comping:
         for pitch in chord:
           add(bar, begin, length, pitch + 12, 68, 2)
     else:
@@ -451,7 +451,7 @@ def _score(rng, ensemble, voices):
   def sing(column, program, velocity):
     # Equal steps make one note, of a length that has a name.
     edges = np.flatnonzero(np.diff(column, prepend=-1, append=-1))
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges.tolist()):
       while start < end:
         length = max(v for v in _NOTE_VALUES if v * _STEPS <= end - start)
         notes.append((start / _STEPS, length, program, int(column[start]),

@@ -108,6 +108,16 @@ def test_two_minutes_take_no_minutes():
                                         abs=1e-3)
 
 
+def test_every_program_and_drum_plays_every_pitch():
+  notes = np.zeros(2 * 128, midi.NOTE)
+  notes['start_s'] = np.arange(256) / 100
+  notes['end_s'] = notes['start_s'] + 0.02
+  notes['pitch'] = np.arange(256) % 128
+  notes['program'], notes['velocity'] = np.arange(256) * 29 % 128, 90
+  notes['is_drum'] = np.arange(256) >= 128
+  assert np.isfinite(audio.synthesize(notes, 8000)).all()
+
+
 def test_no_notes_are_silence():
   x = audio.synthesize(np.empty(0, midi.NOTE), RATE)
   assert len(x) and not x.any()
