@@ -70,8 +70,15 @@ def run(main: Callable[[list[str]], None]) -> None:
     if name in flags.FLAGS:  # Flags of ours that --help should show.
       flags.FLAGS.register_key_flag_for_module(
           sys.argv[0], flags.FLAGS._flags()[name])
+  sys.unraisablehook = _unraisable
   app.run(lambda argv: _explain(guarded, argv),
           flags_parser=lambda argv: _explain(_parse, argv))
+
+
+def _unraisable(what):
+  # Storage callbacks that come after a failed save; the failure is reported.
+  if 'Event loop is closed' not in str(what.exc_value):
+    sys.__unraisablehook__(what)
 
 
 def _explain(fn, argv):

@@ -19,17 +19,22 @@ def read(path, sample_rate: int) -> np.ndarray:
   if not os.path.isfile(path):
     raise errors.UserError(f'sound file {path} does not exist')
   try:
+    # At once: piece by piece, soundfile seeks, and an mp3 does not decode well
+    # after that.
     audio, rate = soundfile.read(path, dtype='float32', always_2d=True)
-  except (soundfile.LibsndfileError, OSError) as e:
+  except (soundfile.LibsndfileError, OSError, MemoryError) as e:
     raise errors.UserError(
         f'{path} cannot be read as sound ({str(e).rstrip(".")}); use wav, '
         'flac, ogg or mp3') from None
+  if not 1000 <= rate <= 1_000_000:
+    raise errors.UserError(f'{path} has a sample rate of {rate} Hz; use one '
+                           'from 1000 to 1000000')
   if not len(audio):
     raise errors.UserError(f'{path} has no samples; leave it out')
+  audio = audio.mean(1)
   if not np.isfinite(audio).all():
     raise errors.UserError(
         f'{path} has samples that are NaN or infinite; export it again')
-  audio = audio.mean(1)
   if rate != sample_rate:
     audio = soxr.resample(audio, rate, sample_rate)
   return audio
@@ -45,12 +50,12 @@ def write(path, audio, sample_rate: int) -> None:
 
 
 def encode(audio, sample_rate: int, format: str) -> bytes:
-  """`audio` [N] as the bytes of a 'flac' (16 bit) or 'mp3' file."""
+  """`audio` [N] as the bytes of a 'wav', 'flac' (16 bit) or 'mp3' file."""
   audio = _checked(audio)
-  if format == 'flac':
-    return _encode(_pcm16(audio), sample_rate, 'FLAC', 'PCM_16')
+  if format in ('wav', 'flac'):
+    return _encode(_pcm16(audio), sample_rate, format.upper(), 'PCM_16')
   if format != 'mp3':
-    raise ValueError(f"format is 'flac' or 'mp3', not {format!r}")
+    raise ValueError(f"format is 'wav', 'flac' or 'mp3', not {format!r}")
   rate = next((r for r in _MP3_RATES if r >= sample_rate), _MP3_RATES[-1])
   if rate != sample_rate:
     audio = soxr.resample(audio, sample_rate, rate)

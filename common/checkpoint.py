@@ -21,6 +21,7 @@ class Checkpoints:
 
   def __init__(self, workdir, keep_last: int = 2, keep_every: int = 0):
     self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
+    logging.get_absl_logger().addFilter(_is_news)
     keep = [checkpoint_managers.LatestN(keep_last)]
     if keep_every:
       keep.append(checkpoint_managers.EveryNSteps(keep_every))
@@ -79,7 +80,7 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    self._manager.close()
+    self._guarded(self._manager.latest_step(), self._manager.close)
 
   def _check_fits(self, step: int, target) -> None:
     """A model that has changed is not a corrupt checkpoint: say so."""
@@ -131,6 +132,11 @@ def abstract(shapes, shardings):
       shapes, shardings)
 
 
+def _is_news(record) -> bool:
+  """Orbax logs the errors that it raises as well: once will do."""
+  return 'orbax' not in record.pathname or record.levelname != 'ERROR'
+
+
 def _flat(tree) -> dict:
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {'/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(
@@ -142,4 +148,6 @@ def _shape(x):
 
 
 def _first_line(error: Exception) -> str:
+  if 'No space left' in str(error):
+    return 'no space left on the device'
   return f'{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}'

@@ -21,7 +21,10 @@ VELOCITY = 100  # Of notes from a roll that knows only on and off.
 
 
 def read(path) -> np.ndarray:
-  """The notes of a MIDI file in order of time; the tempo map is applied."""
+  """The notes of a MIDI file in order of time; the tempo map is applied.
+
+  Notes that end where they begin are left out.
+  """
   try:
     with open(path, 'rb') as f:
       data = f.read()
@@ -44,7 +47,7 @@ def read(path) -> np.ndarray:
     table['end_s'] = _seconds(score, ticks + columns['duration'])
     table['pitch'], table['velocity'] = columns['pitch'], columns['velocity']
     table['program'], table['is_drum'] = track.program, track.is_drum
-    tables.append(table)
+    tables.append(table[columns['duration'] > 0])
   return in_order(np.concatenate(tables))
 
 

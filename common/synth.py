@@ -41,10 +41,9 @@ class Struck:
     f0, loud = hertz(pitch), velocity / 127
     n = round(length_s * sample_rate)
     if self.ratios:
-      ratio = np.array(self.ratios)
-      k = ratio
+      k = ratio = np.array(self.ratios)
     else:
-      k = np.arange(1, min(int(_HIGHEST * sample_rate / f0), _MOST_PARTIALS) + 1)
+      k = np.arange(1, _MOST_PARTIALS + 1)
       ratio = k * np.sqrt((1 + self.stretch * k**2) / (1 + self.stretch))
     ratio = ratio[ratio * f0 < _HIGHEST * sample_rate]
     k = k[:len(ratio)]

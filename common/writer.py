@@ -11,10 +11,11 @@ import importlib
 import json
 import os
 import pathlib
+import time
 
 import numpy as np
-import tensorboardX
-from tensorboardX.proto import summary_pb2
+from tensorboardX import record_writer
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from common import audio, errors, image, midi
 
@@ -28,8 +29,7 @@ class Writer:
     self._data = config.data
     self._metrics = _open(self._workdir / 'metrics.jsonl', step)
     self._timing = _open(self._workdir / 'timing.jsonl', step)
-    self._board = tensorboardX.SummaryWriter(
-        str(self._workdir / 'tensorboard'), purge_step=step + 1)
+    self._board = _Board(self._workdir / 'tensorboard', step)
 
   def metrics(self, step: int, values: dict[str, float]) -> None:
     self._lines(self._metrics, step, values)
@@ -41,17 +41,9 @@ class Writer:
     files = write_samples(
         self._workdir / 'samples', f'{step:06d}', arrays, self._data)
     for name, picture in files.items():
-      # By hand: add_image would need Pillow, for the same PNG.
-      self._board.file_writer.add_summary(summary_pb2.Summary(
-          value=[summary_pb2.Summary.Value(
-              tag=name, image=summary_pb2.Summary.Image(
-                  height=picture.shape[0], width=picture.shape[1],
-                  colorspace=3, encoded_image_string=image.png(picture)))]),
-          step)
+      self._board.image(step, name, picture)
     for i, wave in enumerate(arrays.get('audio', ())):
-      self._board.add_audio(f'sample_{i:02d}', np.reshape(wave, (-1, 1)), step,
-                            sample_rate=self._data.sample_rate)
-    self._board.flush()
+      self._board.audio(step, f'sample_{i:02d}', wave, self._data.sample_rate)
 
   def close(self) -> None:
     self._metrics.close()
@@ -62,12 +54,61 @@ class Writer:
 
   def _lines(self, file, step, values):
     values = {k: float(v) for k, v in values.items()}
-    file.write(json.dumps({'step': step, **values}) + '\n')
-    file.flush()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    try:
+      file.write(json.dumps({'step': step, **values}).encode() + b'\n')
+    except OSError as e:
+      raise errors.UserError(
+          f'cannot write {file.name}: {e.strerror}; free some space or choose '
+          'another --workdir; the last checkpoint there stays') from e
+    self._board.scalars(step, values)
     if self._wandb:
       self._wandb.log(values, step=step)
+
+
+class _Board:
+  """TensorBoard's event files, written as we go.
+
+  tensorboardX's own SummaryWriter writes from a thread, whose errors reach
+  nobody, and needs Pillow for the PNG that we have already.
+  """
+
+  def __init__(self, folder: pathlib.Path, step: int):
+    folder.mkdir(parents=True, exist_ok=True)
+    self._records = record_writer.RecordWriter(str(
+        folder / f'events.out.tfevents.{time.time():.6f}.{os.getpid()}'))
+    self._event(0, file_version='brain.Event:2')
+    # TensorBoard drops what a killed run wrote from here on.
+    self._event(step + 1, session_log=event_pb2.SessionLog(
+        status=event_pb2.SessionLog.START))
+
+  def scalars(self, step: int, values: dict[str, float]) -> None:
+    self._summary(step, [summary_pb2.Summary.Value(tag=k, simple_value=v)
+                         for k, v in values.items()])
+
+  def image(self, step: int, name: str, rgb: np.ndarray) -> None:
+    height, width, _ = rgb.shape
+    self._summary(step, [summary_pb2.Summary.Value(
+        tag=name, image=summary_pb2.Summary.Image(
+            height=height, width=width, colorspace=3,
+            encoded_image_string=image.png(rgb)))])
+
+  def audio(self, step: int, name: str, wave: np.ndarray, rate: int) -> None:
+    self._summary(step, [summary_pb2.Summary.Value(
+        tag=name, audio=summary_pb2.Summary.Audio(
+            sample_rate=rate, num_channels=1, length_frames=len(wave),
+            encoded_audio_string=audio.encode(wave, rate, 'wav'),
+            content_type='audio/wav'))])
+
+  def close(self) -> None:
+    self._records.close()
+
+  def _summary(self, step, values):
+    self._event(step, summary=summary_pb2.Summary(value=values))
+
+  def _event(self, step, **what):
+    self._records.write(event_pb2.Event(
+        wall_time=time.time(), step=step, **what).SerializeToString())
+    self._records.flush()
 
 
 def write_samples(folder: pathlib.Path, stem: str, arrays, data
@@ -100,7 +141,7 @@ def _open(path: pathlib.Path, step: int):
     temporary = path.with_suffix('.tmp')
     temporary.write_bytes(b''.join(kept))
     os.replace(temporary, path)
-  return path.open('a')
+  return path.open('ab', buffering=0)  # What is written is written.
 
 
 def _wandb(project: str, workdir: pathlib.Path, config):

@@ -225,22 +225,28 @@ def build(config) -> Model:
   def train_step(state, batch, key, stage):
     """Algorithm 1 of Gulrajani et al. 2017: n critic updates, then one of G."""
     del stage  # One stage only.
-    n = c.critic_updates
-    g, d, stats = state.params['g'], state.params['d'], state.vars
-    opt_g, opt_d = state.opt['g'], state.opt['d']
-    *keys, key_g = jax.random.split(key, n + 1)
-    history = []
-    for key_d, rows in zip(keys, optim.split(batch, n), strict=True):
+    g, n = state.params['g'], c.critic_updates
+    keys = jax.random.split(key, n + 1)
+
+    def update_critic(carry, slice_and_key):
+      d, opt, stats = carry
+      rows, key = slice_and_key
       grads, (metrics, stats) = jax.grad(loss_d, has_aux=True)(
-          d, g, stats, waveform(rows), key_d)
-      d, opt_d = descend(grads, opt_d, d)
+          d, g, stats, waveform(rows), key)
+      d, opt = descend(grads, opt, d)
       if bound is not None:
         d = jax.tree.map(lambda w: w.clip(-bound, bound), d)
-      history.append(metrics)
+      return (d, opt, stats), metrics
+
+    slices = jax.tree.map(lambda *x: jnp.stack(x), *optim.split(batch, n))
+    (d, opt_d, stats), metrics = jax.lax.scan(
+        update_critic, (state.params['d'], state.opt['d'], state.vars),
+        (slices, keys[:n]))
+
     (loss, stats), grads = jax.value_and_grad(loss_g, has_aux=True)(
-        g, d, stats, batch['audio'].shape[0] // n, key_g)
-    g, opt_g = descend(grads, opt_g, g)
-    metrics = jax.tree.map(lambda *x: sum(x) / n, *history)
+        g, d, stats, batch['audio'].shape[0] // n, keys[n])
+    g, opt_g = descend(grads, state.opt['g'], g)
+    metrics = jax.tree.map(jnp.mean, metrics)  # Over the critic's updates.
     return state.replace(
         params={'g': g, 'd': d}, opt={'g': opt_g, 'd': opt_d}, vars=stats,
     ), {**metrics, 'loss/g': loss}

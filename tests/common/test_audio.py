@@ -75,12 +75,25 @@ def test_mp3_sounds_like_its_source(tmp_path, rate):
     (lambda p: soundfile.write(p, np.zeros(0), RATE), 'has no samples'),
     (lambda p: soundfile.write(p, np.array([0, np.nan]), RATE, 'FLOAT'),
      'NaN or infinite'),
+    (lambda p: soundfile.write(p, np.zeros(9), 3), 'a sample rate of 3 Hz'),
 ])
 def test_a_bad_file_gets_one_clear_sentence(tmp_path, write, sentence):
   path = tmp_path / 'sound.wav'
   write(path)
   with pytest.raises(errors.UserError, match=rf'sound\.wav .*{sentence}'):
     audio.read(path, RATE)
+
+
+def test_a_header_that_claims_too_much_does_no_harm(tmp_path):
+  soundfile.write(tmp_path / 'a.flac', sine(440), RATE)
+  data = bytearray((tmp_path / 'a.flac').read_bytes())
+  data[21] |= 0x0f  # The high bits of the number of samples.
+  (tmp_path / 'a.flac').write_bytes(data)
+  assert soundfile.info(tmp_path / 'a.flac').frames > 1 << 35
+  try:
+    assert len(audio.read(tmp_path / 'a.flac', RATE)) < 2 * RATE
+  except errors.UserError as e:
+    assert 'a.flac cannot be read as sound' in str(e)
 
 
 def test_sound_that_is_not_finite_is_not_written(tmp_path):

@@ -85,6 +85,16 @@ def test_the_tempo_map_gives_seconds(tmp_path):
   np.testing.assert_allclose(got['end_s'], [0.5, 1.5, 2.5, 2.75, 3.0])
 
 
+def test_notes_without_length_are_left_out(tmp_path):
+  file = mido.MidiFile()
+  file.tracks.append(mido.MidiTrack([
+      mido.Message('note_on', note=60), mido.Message('note_off', note=60),
+      mido.Message('note_on', note=62),
+      mido.Message('note_off', note=62, time=10)]))
+  file.save(tmp_path / 'a.mid')
+  assert midi.read(tmp_path / 'a.mid')['pitch'].tolist() == [62]
+
+
 def test_the_same_notes_give_the_same_bytes_in_any_order(tmp_path):
   notes = some_notes()
   midi.write(tmp_path / 'a.mid', notes)

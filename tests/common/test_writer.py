@@ -61,7 +61,8 @@ def test_tensorboard_gets_numbers_pictures_and_sound(tmp_path, config):
   w.metrics(1, {'loss/d': 2.0})
   w.samples(1, {'audio': np.zeros((2, 100), np.float32)})
   w.close()
-  events = b''.join(p.read_bytes() for p in (tmp_path / 'tensorboard').iterdir())
+  events = b''.join(
+      p.read_bytes() for p in (tmp_path / 'tensorboard').iterdir())
   for word in (b'loss/d', b'sample_01', b'RIFF', b'\x89PNG'):
     assert word in events
 
