@@ -200,6 +200,12 @@ def _describe(config, workdir, mesh, shapes, source, held_out, start) -> str:
   state_mb = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(
       (shapes.params, shapes.opt, shapes.vars, shapes.ema))) / 1e6
   kind = jax.devices()[0].device_kind
+  whole = [x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)
+           if x.size >= sharding.SMALL and mesh.shape['fsdp'] > 1
+           and sharding.infer(x, mesh).is_fully_replicated]
+  notes = [f'note  {len(whole)} large arrays ({sum(whole) / 1e6:.1f} MB) are '
+           f'whole on each device: no axis of them divides by '
+           f'mesh.fsdp={mesh.shape["fsdp"]}'] if whole else []
   return '\n'.join([
       f'{config.module}  {mesh.size} x {kind}  '
       f'mesh {dict(mesh.shape)}  processes {jax.process_count()}',
@@ -208,4 +214,4 @@ def _describe(config, workdir, mesh, shapes, source, held_out, start) -> str:
       f'data  {config.data.name}  {config.data.train} {len(source)}  '
       f'{config.data.eval} {len(held_out)} examples',
       f'workdir  {os.path.relpath(workdir)}  from step {start} to '
-      f'{config.steps}'])
+      f'{config.steps}', *notes])

@@ -183,8 +183,11 @@ def build(config) -> Model:
   def waveform(batch):  # [B, N, C]
     return batch['audio'].reshape(-1, c.length, c.channels)
 
-  def draw(key, rows):  # [B, Z]
-    return jax.random.uniform(key, (rows, c.latent_size), minval=-1.0)
+  def draw(key, mask):  # [B, Z]
+    z = jax.random.uniform(key, (mask.shape[0], c.latent_size), minval=-1.0)
+    # The mask is 1. It tells the compiler that z is split over devices as the
+    # batch is: else each of them generates every row.
+    return z * mask[:, None]
 
   def init(key, batch):
     del batch  # The config has all the shapes.
@@ -196,10 +199,11 @@ def build(config) -> Model:
         params, {k: tx.init(v) for k, v in params.items()},
         vars={'g': g, 'd': d})
 
-  def loss_d(params, params_g, stats, real, key):
+  def loss_d(params, params_g, stats, batch, key):
     key_z, key_alpha, *keys = jax.random.split(key, 5)
+    real = waveform(batch)
     fake, stats_g = run(generator, params_g, stats['g'],
-                        draw(key_z, real.shape[0]))
+                        draw(key_z, batch['mask']))
     on_real, stats_d = run(critic, params, stats['d'], real, keys[0])
     on_fake, stats_d = run(critic, params, stats_d, fake, keys[1])
     loss = critic_loss(on_real, on_fake).mean()
@@ -212,9 +216,9 @@ def build(config) -> Model:
     metrics['loss/d'] = loss
     return loss, (metrics, {'g': stats_g, 'd': stats_d})
 
-  def loss_g(params, params_d, stats, rows, key):
+  def loss_g(params, params_d, stats, mask, key):
     key_z, key_shuffle = jax.random.split(key)
-    fake, stats_g = run(generator, params, stats['g'], draw(key_z, rows))
+    fake, stats_g = run(generator, params, stats['g'], draw(key_z, mask))
     on_fake, stats_d = run(critic, params_d, stats['d'], fake, key_shuffle)
     return generator_loss(on_fake).mean(), {'g': stats_g, 'd': stats_d}
 
@@ -232,7 +236,7 @@ def build(config) -> Model:
       d, opt, stats = carry
       rows, key = slice_and_key
       grads, (metrics, stats) = jax.grad(loss_d, has_aux=True)(
-          d, g, stats, waveform(rows), key)
+          d, g, stats, rows, key)
       d, opt = descend(grads, opt, d)
       if bound is not None:
         d = jax.tree.map(lambda w: w.clip(-bound, bound), d)
@@ -244,7 +248,7 @@ def build(config) -> Model:
         (slices, keys[:n]))
 
     (loss, stats), grads = jax.value_and_grad(loss_g, has_aux=True)(
-        g, d, stats, batch['audio'].shape[0] // n, keys[n])
+        g, d, stats, slices['mask'][0], keys[n])
     g, opt_g = descend(grads, state.opt['g'], g)
     metrics = jax.tree.map(jnp.mean, metrics)  # Over the critic's updates.
     return state.replace(
@@ -279,17 +283,20 @@ def build(config) -> Model:
                sample=sample)
 
 
-def prompt(config, count, *, first=0, last=None):
-  """Latents number `first` on; with `last`, points on the line between two."""
+def prompt(config, count, *, first: int = 0, last: int = -1):
+  """Latents by number.
+
+  first: number of the first latent; the rest follow it.
+  last: if given, the samples are points on the line from first to last.
+  """
   del config
-  first = int(first)
-  batch = {'mask': np.ones(count, np.float32)}
-  if last is None:
-    return batch | {'index': first + np.arange(count, dtype=np.int32)}
-  return batch | {
-      'index': np.full(count, first, np.int32),
-      'end': np.full(count, int(last), np.int32),
-      'blend': np.linspace(0, 1, count, dtype=np.float32)}
+  batch = {'index': first + np.arange(count, dtype=np.int32),
+           'mask': np.ones(count, np.float32)}
+  if last < 0:
+    return batch
+  return batch | {'index': np.full(count, first, np.int32),
+                  'end': np.full(count, last, np.int32),
+                  'blend': np.linspace(0, 1, count, dtype=np.float32)}
 
 
 def preprocess(config):

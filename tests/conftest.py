@@ -1,5 +1,6 @@
 """Four virtual devices, no silent broadcasting, and small data sets."""
 
+import hashlib
 import os
 import pathlib
 import tempfile
@@ -24,7 +25,13 @@ def data_dir() -> str:
   """The synthetic data sets at their smallest, made once for all workers."""
   from common import prepare
   from common.data import builders
-  folder = os.path.join(tempfile.gettempdir(), f'ostinato_tests_{os.getuid()}')
+  # Kept between runs; another generator makes another folder.
+  code = hashlib.sha256(b''.join(
+      path.read_bytes() for path in [
+          ROOT / 'common' / 'synth.py',
+          *sorted((ROOT / 'common' / 'data').rglob('*.py'))])).hexdigest()[:12]
+  folder = os.path.join(tempfile.gettempdir(),
+                        f'ostinato_tests_{os.getuid()}_{code}')
   for name in builders.BUILDERS:
     if name.startswith('synthetic_'):
       prepare.prepare(f'{name}/tiny', folder)

@@ -1,0 +1,243 @@
+"""Reads pickled data without running what a pickle may ask for.
+
+A pickle is a small program: it names functions and calls them. Here the few
+names that published data sets use (arrays, their types, interval trees) stand
+for plain Python below, which checks sizes; any other name is refused. NumPy's
+own code for pickles never sees the file. The C unpickler is not used: one
+byte in a file makes it fill gigabytes (LONG_BINPUT).
+"""
+
+import io
+import math
+import pickle
+import re
+import zipfile
+
+import numpy as np
+
+# A pickle may name one object many times; written out in full it may be at
+# most this many times longer than its file.
+MOST_SHARING = 64
+_NUMBER = re.compile(r'[iuf][1248]|b1')
+
+
+class Error(ValueError):
+  """The data is broken, or asks for what is not allowed."""
+
+
+def loads(data: bytes):
+  """What a pickle holds: numbers, text, lists, tuples, dicts and arrays.
+
+  Arrays of objects come back as object arrays, an IntervalTree as a list of
+  (begin, end, data), strings of Python 2 as text (latin1).
+  """
+  try:
+    whole = _Unpickler(io.BytesIO(data), encoding='latin1').load()
+    sizes = {}
+    _size(whole, sizes, MOST_SHARING * len(data))
+    return _plain(whole, {})
+  except Error:
+    raise
+  except (Exception, RecursionError, MemoryError) as e:  # Bytes may do it all.
+    raise Error(f'broken pickle ({type(e).__name__})') from None
+
+
+def npy(data: bytes) -> np.ndarray:
+  """An array in NumPy's own format; object arrays too."""
+  f = io.BytesIO(data)
+  try:
+    version = np.lib.format.read_magic(f)
+    read = {(1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran, dtype = read(f)
+  except (Exception, RecursionError, MemoryError):  # It parses Python there.
+    raise Error('broken npy header') from None
+  body = data[f.tell():]
+  if dtype.hasobject:
+    array = loads(body)
+    if not isinstance(array, np.ndarray) or array.shape != shape:
+      raise Error('npy header and content differ')
+    return array
+  if dtype.kind not in 'biuf':
+    raise Error(f'npy array of {dtype}, not of numbers')
+  return _array(body, dtype, shape, fortran)
+
+
+def npz(data: bytes, most_bytes: int) -> dict[str, np.ndarray | bytes]:
+  """All members of a small npz file, unpacked no more than most_bytes.
+
+  Members that are not arrays come back as bytes.
+  """
+  members, left = {}, most_bytes
+  try:
+    with zipfile.ZipFile(io.BytesIO(data)) as z:
+      for info in z.infolist():
+        with z.open(info) as f:
+          # What the file says about sizes may be a lie.
+          content = f.read(left + 1)
+        left -= len(content)
+        if left < 0:
+          raise Error(f'npz unpacks to more than {most_bytes} bytes')
+        members[info.filename] = content
+  except Error:
+    raise
+  except Exception as e:  # zipfile, zlib, struct, ...
+    raise Error(f'broken npz ({type(e).__name__})') from None
+  return {name.removesuffix('.npy'):
+          npy(content) if name.endswith('.npy') else content
+          for name, content in members.items()}
+
+
+class _Dtype:
+  """Stands for numpy.dtype."""
+
+  def __init__(self, name, *_):
+    if name not in ('O8', 'O4', 'O') and not _NUMBER.fullmatch(name):
+      raise Error(f'array of type {name!r:.20}, not of numbers')
+    self.dtype = np.dtype(name[:1] if name[0] == 'O' else name)
+
+  def __setstate__(self, state):
+    _, order, *_ = state
+    if order not in ('<', '>', '|', '='):
+      raise Error(f'byte order {order!r:.20}')
+    self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+  """Stands for numpy.ndarray."""
+
+  array = None  # Until its state comes.
+
+  def __setstate__(self, state):
+    _, shape, dtype, fortran, content = state
+    dtype = dtype.dtype
+    if dtype.hasobject:
+      if len(shape) != 1 or shape[0] != len(content):
+        raise Error(f'object array of shape {shape!r:.40} and {len(content)} '
+                    'objects')
+      self.array = content  # A list, until the whole pickle is read.
+    else:
+      if isinstance(content, str):  # Of Python 2.
+        content = content.encode('latin1')
+      self.array = _array(content, dtype, shape, fortran)
+
+
+class _Name:
+  """What a pickle may call: by name, and nothing but its own function."""
+
+  def __init__(self, function):
+    self.function = function
+
+  def __call__(self, *args):
+    return self.function(*args)
+
+
+def _array(content, dtype, shape, fortran):
+  count = math.prod(shape)
+  if len(shape) > 8 or min(shape, default=0) < 0 or (
+      count * dtype.itemsize != len(content)):
+    raise Error(f'array of shape {shape!r:.40} in {len(content)} bytes')
+  return np.frombuffer(content, dtype).reshape(
+      shape, order='F' if fortran else 'C').astype(dtype.newbyteorder('='))
+
+
+def _scalar(dtype, content):
+  if isinstance(content, str):
+    content = content.encode('latin1')
+  return _array(content, dtype.dtype, (), False).item()
+
+
+def _encode(text, encoding):  # How Python 3 writes bytes for Python 2.
+  if encoding != 'latin1':
+    raise Error(f'bytes as {encoding!r:.20}')
+  return text.encode('latin1')
+
+
+_ALLOWED = {
+    ('numpy', 'ndarray'): _Name(_Array),  # Only ever an argument.
+    ('numpy', 'dtype'): _Name(_Dtype),
+    ('_codecs', 'encode'): _Name(_encode),
+    ('intervaltree.intervaltree', 'IntervalTree'): _Name(list),
+    ('intervaltree.interval', 'Interval'): _Name(lambda *a: a),
+}
+for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+  _ALLOWED[_module, '_reconstruct'] = _Name(lambda *_: _Array())
+  _ALLOWED[_module, 'scalar'] = _Name(_scalar)
+
+
+class _Unpickler(pickle._Unpickler):
+  """The one written in Python: its memo is a dict."""
+
+  # Nothing that makes instances, sets (hashing deep tuples overflows the
+  # stack) or looks things up elsewhere.
+  dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in (  # noqa: RUF012
+      pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP,
+      pickle.POP_MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE,
+      pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG,
+      pickle.LONG1, pickle.LONG4, pickle.FLOAT, pickle.BINFLOAT,
+      pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING,
+      pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8,
+      pickle.UNICODE, pickle.BINUNICODE, pickle.SHORT_BINUNICODE,
+      pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS,
+      pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2,
+      pickle.TUPLE3, pickle.EMPTY_DICT, pickle.DICT, pickle.SETITEM,
+      pickle.SETITEMS, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE,
+      pickle.BUILD, pickle.GET, pickle.BINGET, pickle.LONG_BINGET,
+      pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE)}
+
+  def find_class(self, module, name):
+    if (module, name) not in _ALLOWED:
+      raise Error(f'pickle asks for {module}.{name}'[:80])
+    return _ALLOWED[module, name]
+
+  def load_build(self):
+    if not isinstance(self.stack[-2], (_Array, _Dtype)):
+      raise Error('pickle changes what is not an array')
+    super().load_build()
+
+  dispatch[pickle.BUILD[0]] = load_build
+
+
+def _size(value, sizes, most) -> int:
+  """Objects of a value, each counted as often as it is named."""
+  if id(value) not in sizes:
+    sizes[id(value)] = math.inf  # What contains itself has no end.
+    if isinstance(value, _Array):
+      inside = value.array if isinstance(value.array, list) else []
+    elif isinstance(value, dict):
+      inside = [*value.values()]
+    else:
+      inside = value if isinstance(value, (list, tuple)) else []
+    total = 1
+    for v in inside:
+      total += _size(v, sizes, most)
+      if total > most:
+        raise Error('pickle that holds itself, or one object far too often')
+    sizes[id(value)] = total
+  return sizes[id(value)]
+
+
+def _plain(value, done):
+  """The value with arrays in place of what stood for them."""
+  if isinstance(value, (_Array, list, tuple, dict)):
+    if id(value) not in done:
+      done[id(value)] = _rebuilt(value, done)
+    return done[id(value)]
+  if isinstance(value, (_Dtype, _Name)):
+    raise Error('pickle of a type, not of data')
+  return value
+
+
+def _rebuilt(value, done):
+  if isinstance(value, dict):
+    return {k: _plain(v, done) for k, v in value.items()}
+  if isinstance(value, _Array):
+    if isinstance(value.array, np.ndarray):
+      return value.array
+    if value.array is None:
+      raise Error('array without content')
+    out = np.empty(len(value.array), object)
+    for i, v in enumerate(value.array):
+      out[i] = _plain(v, done)
+    return out
+  return type(value)([_plain(v, done) for v in value])
