@@ -50,7 +50,8 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
     state = jax.jit(model.init, out_shardings=shardings)(
         runs.make_key(config, mesh, 'init'),
         sharding.place(first, sharding.by_row(mesh)))
-  progress.say(_describe(config, workdir, mesh, shapes, source, held_out, start))
+  progress.say(_describe(config, workdir, mesh, shapes, source, held_out,
+                         start))
 
   step_fn = jit_step(model, mesh, shardings)
   evaluate = evaluation.Evaluation(config, module, model, mesh, held_out)
@@ -92,8 +93,8 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
           checkpoints.save(done, state, stream.position())
       if stop and not last:
         checkpoints.wait()
-        progress.say(f'stopped by a signal: step {done} is saved; the same command '
-             'goes on from there')
+        progress.say(f'stopped by a signal: step {done} is saved; the same '
+                     'command goes on from there')
         sys.exit(128 + signal.SIGTERM)
     checkpoints.wait()
   return state

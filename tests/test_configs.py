@@ -92,5 +92,5 @@ def test_docstrings_carry_the_command(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_wrong_sizes_are_refused(name):
-  with pytest.raises(errors.UserError, match='known|did you mean'):
+  with pytest.raises(errors.UserError, match=r'known|did you mean'):
     config_lib.load(f'{name}:nope')

@@ -47,7 +47,8 @@ def wait_for(condition, process, seconds=120):
 
 
 def assert_same_run(a, b):
-  assert (a / 'metrics.jsonl').read_bytes() == (b / 'metrics.jsonl').read_bytes()
+  metrics = [(w / 'metrics.jsonl').read_bytes() for w in (a, b)]
+  assert metrics[0] == metrics[1]
   x, y = runs.load(a), runs.load(b)
   assert x.step == y.step
   jax.tree.map(np.testing.assert_array_equal, x.state, y.state)

@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import re
+import typing
 import zipfile
 
 import numpy as np
@@ -31,40 +32,42 @@ def loads(data: bytes):
   Arrays of objects come back as object arrays, an IntervalTree as a list of
   (begin, end, data), strings of Python 2 as text (latin1).
   """
+  return load(io.BytesIO(data))
+
+
+def load(f: typing.BinaryIO):
+  """As `loads`, from a file; never asks for more than it declares to hold."""
   try:
-    whole = _Unpickler(io.BytesIO(data), encoding='latin1').load()
-    sizes = {}
-    _size(whole, sizes, MOST_SHARING * len(data))
+    whole = _Unpickler(f, encoding='latin1').load()
+    _size(whole, {}, MOST_SHARING * f.tell())
     return _plain(whole, {})
   except Error:
     raise
-  except (Exception, RecursionError, MemoryError) as e:  # Bytes may do it all.
+  except Exception as e:  # Hostile bytes can make anything of it.
     raise Error(f'broken pickle ({type(e).__name__})') from None
 
 
-def npy(data: bytes) -> np.ndarray:
-  """An array in NumPy's own format; object arrays too."""
-  f = io.BytesIO(data)
+def npy(f: typing.BinaryIO) -> np.ndarray:
+  """An array in NumPy's own format, of numbers or of objects; read-only."""
   try:
     version = np.lib.format.read_magic(f)
     read = {(1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, fortran, dtype = read(f)
-  except (Exception, RecursionError, MemoryError):  # It parses Python there.
+  except Exception:  # It parses Python there.
     raise Error('broken npy header') from None
-  body = data[f.tell():]
-  if dtype.hasobject:
-    array = loads(body)
-    if not isinstance(array, np.ndarray) or array.shape != shape:
-      raise Error('npy header and content differ')
-    return array
-  if dtype.kind not in 'biuf':
-    raise Error(f'npy array of {dtype}, not of numbers')
-  return _array(body, dtype, shape, fortran)
+  if not dtype.hasobject:
+    if dtype.kind not in 'biuf':
+      raise Error(f'npy array of {dtype}, not of numbers'[:80])
+    return _array(f.read(), dtype, shape, fortran)
+  array = load(f)
+  if not isinstance(array, np.ndarray) or array.shape != shape:
+    raise Error('npy header and content differ')
+  return array
 
 
 def npz(data: bytes, most_bytes: int) -> dict[str, np.ndarray | bytes]:
-  """All members of a small npz file, unpacked no more than most_bytes.
+  """All members of a small npz file, unpacked no more than `most_bytes`.
 
   Members that are not arrays come back as bytes.
   """
@@ -72,19 +75,21 @@ def npz(data: bytes, most_bytes: int) -> dict[str, np.ndarray | bytes]:
   try:
     with zipfile.ZipFile(io.BytesIO(data)) as z:
       for info in z.infolist():
+        if info.compress_type not in (zipfile.ZIP_STORED,
+                                      zipfile.ZIP_DEFLATED):
+          raise Error('npz is packed in another way than NumPy does')
         with z.open(info) as f:
-          # What the file says about sizes may be a lie.
-          content = f.read(left + 1)
+          content = f.read(left + 1)  # Declared sizes may be lies.
         left -= len(content)
         if left < 0:
           raise Error(f'npz unpacks to more than {most_bytes} bytes')
         members[info.filename] = content
   except Error:
     raise
-  except Exception as e:  # zipfile, zlib, struct, ...
+  except Exception as e:  # Of zipfile, zlib, struct, ...
     raise Error(f'broken npz ({type(e).__name__})') from None
   return {name.removesuffix('.npy'):
-          npy(content) if name.endswith('.npy') else content
+          npy(io.BytesIO(content)) if name.endswith('.npy') else content
           for name, content in members.items()}
 
 
@@ -137,8 +142,9 @@ def _array(content, dtype, shape, fortran):
   if len(shape) > 8 or min(shape, default=0) < 0 or (
       count * dtype.itemsize != len(content)):
     raise Error(f'array of shape {shape!r:.40} in {len(content)} bytes')
-  return np.frombuffer(content, dtype).reshape(
-      shape, order='F' if fortran else 'C').astype(dtype.newbyteorder('='))
+  array = np.frombuffer(content, dtype).reshape(
+      shape, order='F' if fortran else 'C')
+  return array.astype(dtype.newbyteorder('='), copy=False)
 
 
 def _scalar(dtype, content):
@@ -168,46 +174,67 @@ for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
 class _Unpickler(pickle._Unpickler):
   """The one written in Python: its memo is a dict."""
 
-  # Nothing that makes instances, sets (hashing deep tuples overflows the
-  # stack) or looks things up elsewhere.
-  dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in (  # noqa: RUF012
-      pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP,
-      pickle.POP_MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE,
-      pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG,
-      pickle.LONG1, pickle.LONG4, pickle.FLOAT, pickle.BINFLOAT,
-      pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING,
-      pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8,
-      pickle.UNICODE, pickle.BINUNICODE, pickle.SHORT_BINUNICODE,
-      pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS,
-      pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2,
-      pickle.TUPLE3, pickle.EMPTY_DICT, pickle.DICT, pickle.SETITEM,
-      pickle.SETITEMS, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE,
-      pickle.BUILD, pickle.GET, pickle.BINGET, pickle.LONG_BINGET,
-      pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE)}
-
   def find_class(self, module, name):
     if (module, name) not in _ALLOWED:
       raise Error(f'pickle asks for {module}.{name}'[:80])
     return _ALLOWED[module, name]
 
-  def load_build(self):
+  def _refuse(self):
+    raise Error('pickle does more than hold data')
+
+  def _build(self):
     if not isinstance(self.stack[-2], (_Array, _Dtype)):
-      raise Error('pickle changes what is not an array')
-    super().load_build()
+      self._refuse()
+    self.load_build()
 
-  dispatch[pickle.BUILD[0]] = load_build
+  # Keys are text: to hash tuples within tuples can overflow the stack.
+  def _setitem(self):
+    if not isinstance(self.stack[-2], str):
+      self._refuse()
+    self.load_setitem()
+
+  def _setitems(self):
+    if not all(isinstance(key, str) for key in self.stack[::2]):
+      self._refuse()
+    self.load_setitems()
+
+  def _decode_string(self, value):  # A string of Python 2.
+    # Long ones are the contents of arrays, and one copy is enough.
+    return value if len(value) > 2**16 else super()._decode_string(value)
+
+  dispatch: typing.ClassVar = {
+      **dict.fromkeys(pickle._Unpickler.dispatch, _refuse),
+      **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in (
+          pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.NONE,
+          pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT, pickle.BININT,
+          pickle.BININT1, pickle.BININT2, pickle.LONG, pickle.LONG1,
+          pickle.LONG4, pickle.FLOAT, pickle.BINFLOAT, pickle.STRING,
+          pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.BINBYTES,
+          pickle.SHORT_BINBYTES, pickle.BINBYTES8, pickle.UNICODE,
+          pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.EMPTY_LIST,
+          pickle.LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_TUPLE,
+          pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
+          pickle.EMPTY_DICT, pickle.GLOBAL, pickle.STACK_GLOBAL,
+          pickle.REDUCE, pickle.GET, pickle.BINGET, pickle.LONG_BINGET,
+          pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE)},
+      pickle.BUILD[0]: _build,
+      pickle.SETITEM[0]: _setitem,
+      pickle.SETITEMS[0]: _setitems,
+  }
 
 
-def _size(value, sizes, most) -> int:
-  """Objects of a value, each counted as often as it is named."""
+def _size(value, sizes, most) -> float:
+  """Objects in a value, each counted as often as it is named."""
+  if isinstance(value, _Array):
+    inside = value.array if isinstance(value.array, list) else []
+  elif isinstance(value, dict):
+    inside = value.values()
+  elif isinstance(value, (list, tuple)):
+    inside = value
+  else:
+    return 1
   if id(value) not in sizes:
     sizes[id(value)] = math.inf  # What contains itself has no end.
-    if isinstance(value, _Array):
-      inside = value.array if isinstance(value.array, list) else []
-    elif isinstance(value, dict):
-      inside = [*value.values()]
-    else:
-      inside = value if isinstance(value, (list, tuple)) else []
     total = 1
     for v in inside:
       total += _size(v, sizes, most)

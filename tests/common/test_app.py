@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -78,7 +79,7 @@ def test_other_errors_keep_their_traceback():
   with pytest.raises(ZeroDivisionError):
     app._explain(lambda argv: 1 / 0, [])
   with pytest.raises(FileNotFoundError):
-    app._explain(lambda argv: open('/nowhere'), [])
+    app._explain(lambda argv: pathlib.Path('/nowhere').read_text(), [])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')

@@ -24,7 +24,7 @@ def test_a_name_that_is_nearly_right_is_suggested(monkeypatch):
 
 
 def test_a_wrong_size_lists_the_sizes():
-  with pytest.raises(errors.UserError, match="'huge' .*; known: paper, tiny"):
+  with pytest.raises(errors.UserError, match=r"'huge' .*; known: paper, tiny"):
     config.check_size('huge', 'paper', 'tiny')
 
 

@@ -41,5 +41,5 @@ def test_fewer_devices_may_be_taken():
 
 
 def test_rows_that_do_not_divide_name_what_would():
-  with pytest.raises(errors.UserError, match='batch_size=6 .* use 4 or 8'):
+  with pytest.raises(errors.UserError, match=r'batch_size=6 .* use 4 or 8'):
     sharding.check_rows('batch_size', 6, sharding.make_mesh())

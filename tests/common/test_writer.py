@@ -69,7 +69,8 @@ def test_tensorboard_gets_numbers_pictures_and_sound(tmp_path, config):
 
 def test_wandb_is_asked_for_by_its_extra(tmp_path, config, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)
-  with pytest.raises(errors.UserError, match=r"pip install 'ostinato\[wandb\]'"):
+  install = r"pip install 'ostinato\[wandb\]'"
+  with pytest.raises(errors.UserError, match=install):
     writer.Writer(tmp_path, 0, config, wandb='project')
 
 
