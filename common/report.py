@@ -35,7 +35,7 @@ def main(argv):
     outputs[f.markdown] = markdown(runs, paper)
   for path, text in outputs.items():
     pathlib.Path(path).write_text(text, encoding='utf-8')
-    print(f'{path}: {len(runs)} runs, {len(text.encode()) / 1e6:.2g} MB')
+    print(f'{len(runs)} runs, {len(text.encode()) / 1e6:.2g} MB: {path}')
 
 
 def read(paths) -> dict[str, workdir.Workdir]:

@@ -198,6 +198,11 @@ class _Unpickler(pickle._Unpickler):
       self._refuse()
     self.load_setitems()
 
+  def _dict(self):
+    if not all(isinstance(key, str) for key in self.stack[::2]):
+      self._refuse()
+    self.load_dict()
+
   def _decode_string(self, value):  # A string of Python 2.
     # Long ones are the contents of arrays, and one copy is enough.
     return value if len(value) > 2**16 else super()._decode_string(value)
@@ -220,6 +225,7 @@ class _Unpickler(pickle._Unpickler):
       pickle.BUILD[0]: _build,
       pickle.SETITEM[0]: _setitem,
       pickle.SETITEMS[0]: _setitems,
+      pickle.DICT[0]: _dict,
   }
 
 
