@@ -101,6 +101,8 @@ def _explain(fn, argv):
 def _parse(argv: list[str]) -> list[str]:
   argv = [_resolve(a, previous) for a, previous in zip(
       argv, ['', *argv], strict=False)]
+  if spec := _given_config(argv):
+    config_lib.load(spec)  # Its own errors are clearer than the flag's.
   try:
     return flags.FLAGS(argv)
   except flags.IllegalFlagValueError as e:
@@ -136,11 +138,11 @@ def _given_config(argv: list[str]):
 
 
 def _unknown(flag: str, argv: list[str]) -> str:
-  if flag.startswith('config.') and _given_config(argv):
-    return _bad_setting(argv, None)
-  return f'unknown flag --{flag}' + errors.suggest(
-      flag, [f for f in flags.FLAGS if f in flags.FLAGS.flags_by_module_dict()
-             or len(f) > 1])
+  if flag.startswith('config.'):
+    if _given_config(argv):
+      return _bad_setting(argv, None)
+    return f'--{flag} needs a --config before it, like --config=lstm_jsb:tiny'
+  return f'unknown flag --{flag}{errors.suggest(flag, flags.FLAGS)}'
 
 
 def _bad_setting(argv: list[str], error: Exception | None) -> str:

@@ -173,7 +173,8 @@ def _rows(config, model, stage: int) -> int:
 
 def _check(config) -> None:
   for name, value, least in (
-      ('steps', config.steps, 1), ('batch_size', config.batch_size, 1),
+      ('seed', config.seed, 0), ('steps', config.steps, 1),
+      ('batch_size', config.batch_size, 1),
       ('log_every', config.log_every, 1), ('eval_every', config.eval_every, 0),
       ('sample_every', config.sample_every, 0),
       ('checkpoint.every', config.checkpoint.every, 0),

@@ -51,11 +51,11 @@ def get_config(size: str = 'paper'):
   if size == 'demo':
     c.data.name = 'synthetic_chorales/demo'
     c.batch_size = 16
-    c.steps = 600
+    c.steps = 800
     c.log_every = 50
     c.eval_every = c.sample_every = c.checkpoint.every = 200
-    c.model.layers, c.model.units, c.model.length = 2, 128, 256
-    c.model.learning_rate = 4e-3
+    c.model.layers, c.model.units, c.model.length = 1, 128, 256
+    c.model.learning_rate = 8e-3
   elif size == 'tiny':
     c.data.name = 'synthetic_chorales/tiny'
     c.batch_size = 4

@@ -146,10 +146,11 @@ def _bytes_list(message):
 
 
 def _float_list(message):
-  # Each with a tag of its own, as old writers do.
-  if len(message) % 5 == 0 and not np.any(
-      np.frombuffer(message, np.uint8)[::5] != 1 << 3 | _FIXED32):
-    return np.ndarray(len(message) // 5, '<f4', message, 1, (5,)).copy()
+  if len(message) % 5 == 0:
+    # Each with a tag of its own, as old writers do.
+    rows = np.frombuffer(message, [('tag', 'u1'), ('value', '<f4')])
+    if (rows['tag'] == (1 << 3 | _FIXED32)).all():
+      return rows['value'].copy()
   parts = [value for number, wire, value in _fields(message)
            if number == 1 and wire in (_BYTES, _FIXED32)]
   if any(len(p) % 4 for p in parts):

@@ -163,6 +163,7 @@ _ALLOWED = {
     ('numpy', 'ndarray'): _Name(_Array),  # Only ever an argument.
     ('numpy', 'dtype'): _Name(_Dtype),
     ('_codecs', 'encode'): _Name(_encode),
+    ('__builtin__', 'bytes'): _Name(lambda: b''),  # Of protocols 0 to 2.
     ('intervaltree.intervaltree', 'IntervalTree'): _Name(list),
     ('intervaltree.interval', 'Interval'): _Name(lambda *a: a),
 }

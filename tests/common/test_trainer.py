@@ -244,6 +244,7 @@ def test_another_data_set_is_refused(tmp_path, toy_data):
 @pytest.mark.parametrize('key, value, sentence', [
     ('batch_size', 6, 'batch_size=6 does not split over 4 devices; use 4 or 8'),
     ('steps', 0, 'steps=0'),
+    ('seed', -1, 'seed=-1 is below 0'),
     ('dtype', 'float16', "dtype='float16' is neither"),
     ('module', 'symbolic_jax.nope', "config.module='symbolic_jax.nope'"),
     ('mesh.fsdp', 3, 'mesh.fsdp=3 does not divide 4 devices; use one of 1, 2'),

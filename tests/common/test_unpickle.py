@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import pathlib
@@ -105,7 +106,7 @@ def test_the_published_toy_of_musicnet_is_read():
     (os.system, ('touch ran',)), (eval, ('open("ran", "w")',)),
     (exec, ('open("ran", "w")',)), (open, ('ran', 'w')),
     (subprocess.Popen, (['touch', 'ran'],)),
-    (np.load, ('x',)), (getattr, (np, 'load')), (bytearray, (2**62,)),
+    (np.load, ('x',)), (getattr, ('x', 'y')), (bytearray, (2**62,)),
 ])
 def test_nothing_is_called(tmp_path, monkeypatch, function, args):
   monkeypatch.chdir(tmp_path)
@@ -146,7 +147,7 @@ def test_nothing_is_called(tmp_path, monkeypatch, function, args):
     (b'c__builtin__\neval\n(S"1"\ntR.', 'asks for __builtin__.eval'),
     (b'cnumpy\n_core.x\n.', 'asks for numpy._core.x'),
     (b'', 'broken pickle'), (b'.', 'broken pickle'), (b'N', 'broken pickle'),
-    (b'garbage', 'does more than hold data'),
+    (b'garbage', 'broken pickle'),
     (b'I' + b'9' * 10**5 + b'\n.', 'broken pickle'),
 ])
 def test_what_is_not_data_is_refused(tmp_path, monkeypatch, data, reason):
@@ -156,16 +157,14 @@ def test_what_is_not_data_is_refused(tmp_path, monkeypatch, data, reason):
   assert not list(tmp_path.iterdir())
 
 
-def numpy_array(dtype, order, shape, content):
-  """A pickle that claims to be an array."""
-  state = (1, shape, Calls(np.dtype, 'f8'), False, content)
-  data = pickle.dumps(state, 2)
-  # `state` names its own dtype: rename that, then wrap it.
-  data = data[2:-1].replace(b'f8', dtype).replace(b"R", b"R", 1)
-  head = (b'\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n'
-          b'K\x00\x85C\x01btR')
-  del order
-  return head + data + b'b.'
+def claims(shape, content):
+  """A pickle that says it is an array of float64."""
+  def inner(value):
+    return pickle.dumps(value, 2)[2:-1]
+  return (b'\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n'
+          b'K\x00\x85C\x01btR(K\x01' + inner(shape)
+          + b'cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85R\x89' + inner(content)
+          + b'tb.')
 
 
 @pytest.mark.parametrize('shape, content', [
@@ -174,15 +173,15 @@ def numpy_array(dtype, order, shape, content):
     ((1,), [1.0]), ((1,), None),
 ])
 def test_an_array_that_lies_about_its_shape_is_refused(shape, content):
-  good = numpy_array(b'f8', b'<', (1,), b'12345678')
-  assert unpickle.loads(good).shape == (1,)
+  assert unpickle.loads(claims((1,), b'12345678')).shape == (1,)
   with pytest.raises(unpickle.Error):
-    unpickle.loads(numpy_array(b'f8', b'<', shape, content))
+    unpickle.loads(claims(shape, content))
 
 
 def test_deep_nesting_is_refused():
-  for data in (b'(' * 10**6 + b't' * 10**6 + b'.', b')' + b'\x85' * 10**6
-               + b'.', b']' * 10**5 + b'a' * (10**5 - 1) + b'.'):
+  n = 10**5
+  for data in (b'(' * n + b't' * n + b'.', b')' + b'\x85' * n + b'.',
+               b']' * n + b'a' * (n - 1) + b'.'):
     with pytest.raises(unpickle.Error):
       unpickle.loads(data)
 
@@ -234,10 +233,8 @@ def test_every_cut_and_every_flipped_byte_is_refused_or_read():
       unpickle.npy(io.BytesIO(data[:i]))
     for flip in (0xff, 1 << i % 8):
       bad = data[:i] + bytes([data[i] ^ flip]) + data[i + 1:]
-      try:
+      with contextlib.suppress(unpickle.Error):
         unpickle.npy(io.BytesIO(bad))
-      except unpickle.Error:
-        pass
 
 
 def test_an_npz_comes_back_as_it_was():

@@ -36,11 +36,11 @@ def builder_class(builder: str) -> type:
   return getattr(importlib.import_module(module), name)
 
 
-def make(name: str, data_dir=None):
+def make(name: str, data_dir=None, manual_dir=None):
   """The builder of a data set, prepared or not."""
   builder, _, config = name.partition('/')
   cls = builder_class(builder)
-  return cls(config=cls.find_config(config),
+  return cls(config=cls.find_config(config), manual_dir=manual_dir,
              data_dir=data_dir or default_data_dir())
 
 

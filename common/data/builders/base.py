@@ -1,14 +1,46 @@
-"""What all builders share: TFDS without TensorFlow, ArrayRecord files."""
+"""What a data set defines, and how it is written: TFDS without TensorFlow.
 
-import importlib.util
-import os
-import resource
-import types
+A builder names its splits, streams the raw pieces of each (`units`) and
+decodes one piece (`example`). The rest is here and in `shards`: worker
+processes, shards, going on after a kill, the report.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
 
 from common import errors
+
+
+class Skip(Exception):
+  """Raised by `example` for what is broken or filtered out.
+
+  The reason is short and the same for all files that have it: they are counted
+  by it. The name of the file is added.
+  """
+
+
+class Unit(NamedTuple):
+  """A raw piece of a data set: what one call of `example` decodes."""
+
+  name: str  # The file it is from, as the report shows it.
+  data: Any  # Bytes or a path, and what else decoding needs; picklable.
+  size: int = 0  # Bytes; bounds the memory in flight and cuts the shards.
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+  """A published file that a data set is read from."""
+
+  name: str
+  url: str = ''
+  size: int | None = None  # Bytes.
+  sha256: str = ''
+  folder: str = ''  # Its unpacked tree, which may be there in its place.
+  optional: bool = False
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -17,13 +49,86 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   The first line of its docstring is what `common.prepare --list` shows.
   """
 
+  # A shard is closed before it would exceed either; the bytes are `Unit.size`.
+  SHARD_UNITS = 4096
+  SHARD_BYTES = 128 << 20
+  # {config: {split: {'examples': 229, 'hours': 159.24}}}, to check against.
+  PUBLISHED: ClassVar[dict[str, dict[str, dict[str, float]]]] = {}
+
   # TFDS looks beside the code for checksums, through a package that it does
   # not declare; we have no such file.
   code_path = None
 
-  def __init__(self, **kwargs):
-    _install_shuffle()
-    super().__init__(**kwargs)
+  # What a data set defines.
+
+  def splits(self) -> list[str]:
+    """In the order in which they are written."""
+    raise NotImplementedError
+
+  def archives(self) -> list[Archive]:
+    """What the data set is read from, in `manual_dir`."""
+    return []
+
+  def start(self) -> None:
+    """Called once before `splits` and `units`: may look at the archives.
+
+    Names of labels that only the data know are set here, in
+    `self.info.features`.
+    """
+
+  def units(self, split: str) -> Iterator[Unit]:
+    """The raw pieces of a split, the same ones in the same order each time.
+
+    Runs in one process. What it leaves out, it tells to `self.skip`.
+    """
+    raise NotImplementedError
+
+  def example(self, unit: Unit) -> Iterable[tuple[Any, dict]]:
+    """(key, example) of each example in a unit, or raises `Skip`.
+
+    Runs in worker processes: it may use `self.builder_config`, but nothing
+    that `start` has found. A unit that is skipped leaves no examples.
+    """
+    raise NotImplementedError
+
+  def tally(self, example: dict) -> dict[str, float]:
+    """What the report adds up: 'seconds' (shown as hours), 'notes', ..."""
+    del example
+    return {}
+
+  # What its methods may use.
+
+  def find(self, archive: Archive) -> pathlib.Path | None:
+    """Where an archive or its unpacked folder is; None if it is optional."""
+    for name in filter(None, (archive.name, archive.folder)):
+      if (self.manual_dir / name).exists():
+        return self.manual_dir / name
+      if self.manual_dir.name == name and self.manual_dir.exists():
+        return self.manual_dir  # It was given itself.
+    if archive.optional:
+      return None
+    size = f' ({archive.size / 1e6:,.1f} MB)' if archive.size else ''
+    raise errors.UserError(
+        f'dataset {self._full()}: {archive.name} is not in {self.manual_dir}; '
+        f'download it{size} from {archive.url} into a folder, then: python -m '
+        f'common.prepare --dataset={self._full()} --manual_dir=FOLDER')
+
+  def skip(self, name: str, reason: str) -> None:
+    """Notes in the report what `units` leaves out."""
+    self.skipped.append((name, reason))
+
+  # The rest is not for data sets.
+
+  def __init__(self, manual_dir=None, **kwargs):
+    self.skipped: list[tuple[str, str]] = []
+    super().__init__(file_format='array_record', **kwargs)
+    self.manual_dir = pathlib.Path(
+        manual_dir or pathlib.Path(self._data_dir_root) / 'downloads/manual'
+    ).expanduser()
+
+  def __reduce__(self):
+    return _make, (type(self), self.builder_config.name, self._data_dir_root,
+                   self.manual_dir)
 
   @classmethod
   def config_names(cls) -> list[str]:
@@ -39,33 +144,22 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         f'dataset {cls.name!r} has no config {name!r}; write {cls.name}/CONFIG '
         f'with CONFIG one of {", ".join(cls.config_names())}')
 
-  def prepare(self) -> None:
-    """Writes the data set: under another name until it is complete."""
-    self.download_and_prepare(file_format='array_record')
+  def prepare(self, **options) -> dict | None:
+    """Writes the data set; see `shards.prepare`."""
+    from common.data import shards
+    return shards.prepare(self, **options)
 
-  # TFDS announces a download here, and there is none.
-  def _log_download_bytes(self):
-    pass
+  def download_and_prepare(self, **kwargs) -> None:
+    del kwargs
+    self.prepare()
 
-  def _log_download_done(self):
-    pass
+  def _full(self):
+    return f'{self.name}/{self.builder_config.name}'
+
+  # TFDS's own way of writing, which we do not go.
+  _split_generators = _generate_examples = None
 
 
-def _install_shuffle() -> None:
-  """Lets TFDS write splits of more than 1000 MiB without TensorFlow.
-
-  It sorts larger splits in bucket files, which it opens through tf.io.gfile.
-  """
-  if importlib.util.find_spec('tensorflow') is not None:
-    return
-  # All of its 1000 buckets stay open.
-  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  want = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
-  if soft != resource.RLIM_INFINITY and soft < want:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
-  gfile = types.SimpleNamespace(GFile=open, exists=os.path.exists,
-                                remove=os.remove)
-  never = type('Never', (Exception,), {})
-  shuffle.tf = types.SimpleNamespace(
-      io=types.SimpleNamespace(gfile=gfile),
-      errors=types.SimpleNamespace(ResourceExhaustedError=never))
+def _make(cls, config, data_dir, manual_dir):
+  return cls(config=cls.find_config(config), data_dir=data_dir,
+             manual_dir=manual_dir)

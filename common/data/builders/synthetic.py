@@ -63,14 +63,15 @@ class _Synthetic(base.Builder, skip_registration=True):
         metadata=tfds.core.MetadataDict(self.METADATA),
         disable_shuffling=True)  # Stored in order: n5000 begins like n500.
 
-  def _split_generators(self, dl_manager):
-    c = self.builder_config
-    return {split: self._generate_examples(split, getattr(c, split))
-            for split in synthetic.SPLITS}
+  def splits(self):
+    return list(synthetic.SPLITS)
 
-  def _generate_examples(self, split, count):
-    for index in range(count):
-      yield index, self.example(split, index)
+  def units(self, split):
+    for index in range(getattr(self.builder_config, split)):
+      yield base.Unit(f'{split} {index}', (split, index))
+
+  def example(self, unit):
+    yield unit.data[1], self.make(*unit.data)
 
 
 class SyntheticNotes(_Synthetic):
@@ -95,7 +96,7 @@ class SyntheticNotes(_Synthetic):
         'qualities': {name: np.bool_ for name in synthetic.QUALITIES},
     }
 
-  example = staticmethod(synthetic.note)
+  make = staticmethod(synthetic.note)
 
 
 class SyntheticPieces(_Synthetic):
@@ -122,7 +123,7 @@ class SyntheticPieces(_Synthetic):
                                 encoding='bytes'),
     }
 
-  example = staticmethod(synthetic.piece)
+  make = staticmethod(synthetic.piece)
 
 
 class SyntheticRolls(_Synthetic):
@@ -143,7 +144,7 @@ class SyntheticRolls(_Synthetic):
                          encoding='zlib'),
     }
 
-  example = staticmethod(synthetic.roll)
+  make = staticmethod(synthetic.roll)
 
 
 class SyntheticChorales(_Synthetic):
@@ -159,4 +160,4 @@ class SyntheticChorales(_Synthetic):
         'voices': F.Tensor(shape=(None, 4), dtype=np.int16, encoding='bytes'),
     }
 
-  example = staticmethod(synthetic.chorale)
+  make = staticmethod(synthetic.chorale)
