@@ -1,7 +1,10 @@
 """Arrows point one way: configs -> families -> common."""
 
 import ast
+import os
 import pathlib
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -61,9 +64,7 @@ def test_every_module_says_its_idea(path):
   assert not tree.body or ast.get_docstring(tree)
 
 
-def test_the_wheel_installs_our_four_names_only(tmp_path):
-  import subprocess
-  import sys
+def test_the_wheel_installs_our_four_names_only_and_works(tmp_path):
   subprocess.run(
       [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps',
        '--no-build-isolation', '--disable-pip-version-check',
@@ -74,4 +75,11 @@ def test_the_wheel_installs_our_four_names_only(tmp_path):
   tops = {n.partition('/')[0] for n in names}
   assert tops <= {'common', *FAMILIES} | {
       t for t in tops if t.endswith('.dist-info')}
-  assert 'common/configs/__init__.py' in names
+  zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
+  shown = subprocess.run(
+      [sys.executable, '-c', 'from common import config; '
+       "print(config.__file__, config.load('lstm_jsb:tiny').module)"],
+      check=True, capture_output=True, text=True, cwd=tmp_path,
+      env={**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}).stdout
+  assert shown.split() == [str(tmp_path / 'site/common/config.py'),
+                           'symbolic_jax.lstm']

@@ -139,8 +139,8 @@ def test_samples_are_what_the_contract_allows(name, run):
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(
     name, data_dir, tmp_path):
   state = trainer.fit(tiny(name, dtype='bfloat16', steps=1), tmp_path, data_dir)
-  kinds = {x.dtype for x in jax.tree.leaves((state.params, state.opt))}
-  assert jnp.bfloat16 not in kinds and jnp.float32 in kinds
+  kinds = {str(x.dtype) for x in jax.tree.leaves((state.params, state.opt))}
+  assert 'bfloat16' not in kinds and 'float32' in kinds
   model = runs.load(tmp_path).model
   spec = {k: jnp.zeros(s, d) for k, (s, d) in json.loads(
       (tmp_path / 'batch.json').read_text()).items()}

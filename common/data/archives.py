@@ -7,6 +7,7 @@ of a stranger can write nowhere. What is unsafe (a link, a device, a name with
 """
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -124,31 +125,37 @@ def _begins(path, magic: bytes) -> bool:
     raise errors.UserError(f'{path} does not exist') from None
 
 
-def _folder(path, skip, want):
-  for folder, folders, files in os.walk(path):
-    folders.sort()
-    for file in sorted(files):
-      full = os.path.join(folder, file)
-      name = pathlib.PurePath(os.path.relpath(full, path)).as_posix()
-      if not want(name):
+def files(folder, skip: Callable[[str, str], None],
+          want: Callable[[str], bool] = lambda name: True
+          ) -> Iterator[tuple[str, str, os.stat_result]]:
+  """(name, path, stat) of the files in a folder, in order of their names.
+
+  Links are skipped: what is in the folder is found anyway, and what is not
+  does not belong to the data set.
+  """
+  for where, folders, names in os.walk(folder):
+    for name in sorted([*folders, *names]):
+      path = os.path.join(where, name)
+      relative = pathlib.PurePath(path).relative_to(folder).as_posix()
+      info = os.lstat(path)
+      if stat.S_ISDIR(info.st_mode) or (name not in folders
+                                        and not want(relative)):
         continue
-      info = os.lstat(full)
       if stat.S_ISLNK(info.st_mode):
-        # Within the folder it is a second name of a file that is read anyway.
-        skip(name, 'link')
+        skip(relative, 'link')
       elif not stat.S_ISREG(info.st_mode):
-        skip(name, 'not a file')
+        skip(relative, 'not a file')
+      elif not os.access(path, os.R_OK):
+        skip(relative, 'no permission to read it')
       else:
-        try:
-          f = open(full, 'rb')
-        except PermissionError:
-          skip(name, 'no permission to read it')
-          continue
-        with f:
-          yield name, Reader(f, info.st_size)
-    for folder_name in folders:
-      if os.path.islink(os.path.join(folder, folder_name)):
-        skip(os.path.relpath(os.path.join(folder, folder_name), path), 'link')
+        yield relative, path, info
+    folders.sort()
+
+
+def _folder(path, skip, want):
+  for name, file, info in files(path, skip, want):
+    with open(file, 'rb') as f:
+      yield name, Reader(f, info.st_size)
 
 
 def _zip(path, skip, want):
@@ -156,8 +163,9 @@ def _zip(path, skip, want):
     archive = zipfile.ZipFile(path)
   except (zipfile.BadZipFile, ValueError, NotImplementedError) as e:
     raise errors.UserError(
-        f'{path} is not a whole zip archive ({e}); its index is at its end, so '
-        'a download that broke off looks like this: download it again') from None
+        f'{path} is not a whole zip archive ({e}); it looks like this when a '
+        'download broke off, for its index comes last: download it again'
+    ) from None
   with archive:
     members = [m for m in archive.infolist() if not m.is_dir()]
     if sum(m.compress_size for m in members) > os.path.getsize(path):
@@ -197,8 +205,8 @@ def _tar(path, skip, want):
     try:
       with _explained():
         stream = io.BufferedReader(_decompressed(raw), _BLOCK)
-        tar = tarfile.open(fileobj=stream, mode='r|', tarinfo=_TarInfo,
-                           bufsize=_BLOCK, errorlevel=2)
+        tar = tarfile.open(  # noqa: SIM115, of `raw`, which is closed.
+            fileobj=stream, mode='r|', tarinfo=_TarInfo, bufsize=_BLOCK)
     except Broken:
       raise errors.UserError(
           f'{path} is neither a tar, tar.gz nor zip archive: it begins with '

@@ -74,7 +74,7 @@ FLOATS = np.arange(100, dtype='<f4')
 @pytest.mark.parametrize('data, message', [
     (b'', 'shorter'), (b'RIFF', 'shorter'), (bytes(100), 'not a wav'),
     (wav_bytes(FLOATS)[:-1], 'shorter'), (wav_bytes(FLOATS)[:40], 'shorter'),
-    (wav_bytes(FLOATS, size=401), 'shorter'),
+    (wav_bytes(FLOATS, size=404), 'shorter'),
     (wav_bytes(FLOATS, size=0xFFFFFFFF), 'shorter'),
     (wav_bytes(FLOATS, kind=1), 'neither'),
     (wav_bytes(FLOATS, kind=85), 'neither'),

@@ -15,6 +15,9 @@ from common import errors
 
 # Builder: where its class is. Imported when it is needed.
 BUILDERS = {
+    'jsb_chorales': 'common.data.builders.jsb_chorales:JsbChorales',
+    'musicnet': 'common.data.builders.musicnet:Musicnet',
+    'nsynth': 'common.data.builders.nsynth:Nsynth',
     'synthetic_chorales':
         'common.data.builders.synthetic:SyntheticChorales',
     'synthetic_notes': 'common.data.builders.synthetic:SyntheticNotes',

@@ -31,6 +31,14 @@ class Unit(NamedTuple):
   size: int = 0  # Bytes; bounds the memory in flight and cuts the shards.
 
 
+class LeftOut(NamedTuple):
+  """Stands in the stream for what `units` told to `self.skip`."""
+
+  name: str
+  reason: str
+  size: int = 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Archive:
   """A published file that a data set is read from."""
@@ -76,6 +84,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     `self.info.features`.
     """
 
+  def inputs(self) -> list:
+    """What a restart compares, as json: are these the same files?"""
+    paths = filter(None, map(self.find, self.archives()))
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+
   def units(self, split: str) -> Iterator[Unit]:
     """The raw pieces of a split, the same ones in the same order each time.
 
@@ -114,13 +127,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         f'common.prepare --dataset={self._full()} --manual_dir=FOLDER')
 
   def skip(self, name: str, reason: str) -> None:
-    """Notes in the report what `units` leaves out."""
-    self.skipped.append((name, reason))
+    """For `units`: notes in the report what it leaves out."""
+    self.left_out.append(LeftOut(name, reason))
 
   # The rest is not for data sets.
 
   def __init__(self, manual_dir=None, **kwargs):
-    self.skipped: list[tuple[str, str]] = []
+    self.left_out: list[LeftOut] = []
     super().__init__(file_format='array_record', **kwargs)
     self.manual_dir = pathlib.Path(
         manual_dir or pathlib.Path(self._data_dir_root) / 'downloads/manual'
