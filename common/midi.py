@@ -1,54 +1,118 @@
 """MIDI files, tables of notes and piano rolls.
 
-Shapes: T steps, K tracks.
+Shapes: E events, N notes, T steps, K tracks.
 """
 
+import itertools
 import os
 import struct
+from typing import NamedTuple
 
 import numpy as np
-import symusic
 
-from common import errors
+from common import errors, smf
 
 # A table of notes. Times are seconds, `program` is General MIDI's, from 0.
 NOTE = np.dtype([('start_s', 'f8'), ('end_s', 'f8'), ('pitch', 'i2'),
                  ('velocity', 'i2'), ('program', 'i2'), ('is_drum', '?')])
+# A line is one channel of one track: what a sustain pedal belongs to.
+PEDAL = np.dtype([('time_s', 'f8'), ('line', 'i4'), ('is_down', '?')])
 
 DRUMS = -1  # Stands for the drum kit in a list of programs.
 TICKS_PER_S = 1920  # What `write` rounds to: 960 ticks a beat, 120 beats/min.
 VELOCITY = 100  # Of notes from a roll that knows only on and off.
 
 
-def read(path) -> np.ndarray:
-  """The notes of a MIDI file in order of time; the tempo map is applied.
+class Song(NamedTuple):
+  """What a MIDI file says of its notes.
 
-  Notes that end where they begin are left out.
+  Attributes:
+    notes: [N] of NOTE, part after part. Parts come in the order in which they
+      first end a note; in each, notes come in the order of their ends.
+    ticks: [N, 2], start and end of each note.
+    ticks_per_beat: 0 where time is in SMPTE frames.
+    part: [N], from 0; a part is one program on one line.
+    line: [N], whose pedal the note has.
+    pedal: [E] of PEDAL, one track after the other.
   """
+
+  notes: np.ndarray
+  ticks: np.ndarray
+  ticks_per_beat: int
+  part: np.ndarray
+  line: np.ndarray
+  pedal: np.ndarray
+
+
+def read(path) -> np.ndarray:
+  """The notes of a MIDI file in order of time, without the sustain pedal."""
   try:
     with open(path, 'rb') as f:
-      data = f.read()
-    if data[:4] == b'RIFF':  # The same, wrapped for Windows (.rmi).
-      data = data[max(data.find(b'MThd'), 0):]
-    score = symusic.Score.from_midi(data)
+      data = f.read(smf.MOST_BYTES + 1)
+    return in_order(parse(data).notes)
   except OSError as e:
     raise errors.UserError(
         f'MIDI file {path} cannot be read: {e.strerror}') from None
-  except (RuntimeError, ValueError) as e:  # What the parser throws.
+  except smf.Error as e:
     raise errors.UserError(
-        f'{path} is not a valid MIDI file ({_first_line(e)}); export it again '
-        'from a sequencer, or leave it out') from None
-  tables = [np.empty(0, NOTE)]
-  for track in score.tracks:
-    columns = track.notes.numpy()
-    table = np.empty(len(columns['time']), NOTE)
-    ticks = columns['time'].astype(np.int64)
-    table['start_s'] = _seconds(score, ticks)
-    table['end_s'] = _seconds(score, ticks + columns['duration'])
-    table['pitch'], table['velocity'] = columns['pitch'], columns['velocity']
-    table['program'], table['is_drum'] = track.program, track.is_drum
-    tables.append(table[columns['duration'] > 0])
-  return in_order(np.concatenate(tables))
+        f'{path} is not a valid MIDI file ({e}); export it again from a '
+        'sequencer, or leave it out') from None
+
+
+def parse(data: bytes) -> Song:
+  """The notes in the bytes of a MIDI file; raises `smf.Error`.
+
+  An end ends all notes of its line and pitch. Notes struck on the same tick
+  as the end go on if it ended another one, else they are dropped, and so are
+  notes without an end. pretty_midi reads files like this, and with it most of
+  the field.
+  """
+  events = smf.events(data)
+  start, end = _pairs(events)
+  notes = np.empty(len(start), NOTE)
+  notes['start_s'], notes['end_s'] = events.time_s[start], events.time_s[end]
+  notes['pitch'], notes['velocity'] = events.data[start].T
+  notes['program'] = _programs(events, end)
+  notes['is_drum'] = events.line[start] % 16 == 9
+  line = events.line[start]
+  _, first, part = np.unique(line * 128 + notes['program'], return_index=True,
+                             return_inverse=True)
+  part = np.argsort(np.argsort(first))[part]
+  order = np.argsort(part, kind='stable')
+  is_pedal = (events.kind == 11) & (events.data[:, 0] == 64)
+  pedal = np.empty(is_pedal.sum(), PEDAL)
+  pedal['time_s'], pedal['line'] = (events.time_s[is_pedal],
+                                    events.line[is_pedal])
+  pedal['is_down'] = events.data[is_pedal, 1] >= 64
+  ticks = np.stack([events.tick[start], events.tick[end]], 1)
+  return Song(notes[order], ticks[order], events.ticks_per_beat, part[order],
+              line[order], pedal)
+
+
+def sustained(song: Song) -> np.ndarray:
+  """The notes of a song, held by the sustain pedal; in their order.
+
+  As Magenta's note-seq does it, each part for itself. A pedal that goes up
+  ends what it held; a note struck while it is down ends all of its pitch, even
+  one whose key is down; what it still holds at the end lasts to the last
+  event. At one time pedals go down, then up, then notes begin, then end. Drums
+  are left alone. Notes that keep no length are dropped.
+  """
+  notes = song.notes.copy()
+  end_s = notes['end_s']
+  pedal = song.pedal[np.isin(song.pedal['line'], song.line)]
+  pitched = ~notes['is_drum']
+  last_s = max(end_s[pitched].max(initial=0), pedal['time_s'].max(initial=0))
+  pedal = pedal[np.lexsort((~pedal['is_down'], pedal['time_s'],
+                            pedal['line']))]
+  parts = np.arange(song.part.max(initial=-1) + 2)
+  for a, b in itertools.pairwise(np.searchsorted(song.part, parts).tolist()):
+    mine = pedal[slice(*np.searchsorted(
+        pedal['line'], [song.line[a], song.line[a] + 1]))]
+    mine = mine[np.diff(mine['is_down'], prepend=False)]  # What changes it.
+    if len(mine) and pitched[a]:
+      end_s[a:b] = _held(notes[a:b], mine, last_s)
+  return notes[end_s > notes['start_s']]
 
 
 def write(path, notes: np.ndarray) -> None:
@@ -136,21 +200,95 @@ def to_roll(notes: np.ndarray, step_s: float, programs) -> np.ndarray:
 
 def in_order(notes: np.ndarray) -> np.ndarray:
   """Sorted by start, then by all that makes the order unique."""
-  return np.sort(notes, order=('start_s', 'is_drum', 'program', 'pitch',
-                               'end_s', 'velocity'))
+  return notes[np.lexsort([notes[field] for field in (
+      'velocity', 'end_s', 'pitch', 'program', 'is_drum', 'start_s')])]
 
 
-def _seconds(score, ticks):
-  tempos = score.tempos.numpy()
-  at = tempos['time'].astype(np.int64)
-  order = np.argsort(at, kind='stable')
-  # 120 beats a minute until the first tempo.
-  at = np.concatenate([[0], at[order]])
-  rate = np.concatenate([[500_000], tempos['mspq'][order]]) * (
-      1e-6 / score.ticks_per_quarter)
-  begin = np.concatenate([[0.0], np.cumsum(np.diff(at) * rate[:-1])])
-  i = np.searchsorted(at, ticks, 'right') - 1
-  return begin[i] + (ticks - at[i]) * rate[i]
+def _pairs(events) -> tuple[np.ndarray, np.ndarray]:
+  """The events that begin and end each note, in order of the ends."""
+  velocity = events.data[:, 1]
+  is_on = (events.kind == 9) & (velocity > 0)
+  at = np.flatnonzero(is_on | (events.kind == 8) | (events.kind == 9))
+  # All of one line and pitch side by side.
+  key = events.line[at] * 128 + events.data[at, 0]
+  order = np.argsort(key, kind='stable')
+  at, key = at[order], key[order]
+  tick, is_on = events.tick[at], is_on[at]
+  # The next end of the same key from each event on; `none` if there is none.
+  none = len(at)
+  following = np.append(np.where(is_on, none, np.arange(none)), none)
+  following = np.minimum.accumulate(following[::-1])[::-1]
+  key, tick = np.append(key, -1), np.append(tick, -1)
+  start = np.flatnonzero(is_on)
+  end = following[start]
+  start, end = start[key[start] == key[end]], end[key[start] == key[end]]
+  keep = np.ones(len(start), bool)
+  # `end` stays sorted in this loop.
+  for off in np.unique(end[tick[start] == tick[end]]).tolist():
+    a, b = np.searchsorted(end, [off, off + 1])
+    late = a + np.flatnonzero(tick[start[a:b]] == tick[off])
+    after = following[off + 1]
+    if len(late) < b - a and key[after] == key[off] and tick[after] > tick[off]:
+      end[late] = after
+    else:
+      keep[late] = False
+  start, end = start[keep], end[keep]
+  order = np.lexsort((at[start], at[end]))
+  return at[start][order], at[end][order]
+
+
+def _programs(events, end) -> np.ndarray:
+  """The program of a line at each end of a note; 0 before any."""
+  place = events.line * len(events.line) + np.arange(len(events.line))
+  change = np.flatnonzero(events.kind == 12)
+  change = change[np.argsort(place[change])]
+  i = np.searchsorted(place[change], place[end])
+  change = np.append(change, 0)[i - 1]  # Where i is 0, of another line.
+  return np.where((i > 0) & (events.line[change] == events.line[end]),
+                  events.data[change, 0], 0)
+
+
+def _held(notes, pedal, last_s) -> list[float]:
+  """Where the notes of one part end under its pedal."""
+  # Kinds: 0 pedal down, 1 up, 2 note on, 3 note off.
+  n = np.arange(len(notes))
+  time_s = np.concatenate([notes['start_s'], notes['end_s'], pedal['time_s']])
+  kind = np.repeat([2, 3], len(notes))
+  kind = np.concatenate([kind, np.where(pedal['is_down'], 0, 1)])
+  number = np.concatenate([n, n, np.zeros(len(pedal), int)])
+  order = np.lexsort((kind, time_s))
+  end_s, pitch = notes['end_s'].tolist(), notes['pitch'].tolist()
+  sounds = [[] for _ in range(128)]  # Notes of a pitch that may sound.
+  is_on = [False] * len(notes)
+  released, down = [], False  # `released`: only the pedal holds them.
+  for now, what, i in zip(time_s[order].tolist(), kind[order].tolist(),
+                          number[order].tolist(), strict=True):
+    if what == 0:
+      down = True
+    elif what == 1:
+      down = False
+      for j in released:
+        if is_on[j]:
+          end_s[j], is_on[j] = now, False
+      released = []
+    elif what == 2:
+      same = sounds[pitch[i]]
+      if down:
+        for j in same:
+          if is_on[j]:
+            end_s[j], is_on[j] = now, False
+        same.clear()
+      same.append(i)
+      is_on[i] = True
+    elif is_on[i]:
+      if down:
+        released.append(i)
+      else:
+        is_on[i] = False
+  for j in released:
+    if is_on[j]:
+      end_s[j] = last_s
+  return end_s
 
 
 def _note_events(rows, channel):
@@ -197,6 +335,3 @@ def _track(note, programs):
   mine = note['program'] // 8
   return family.index(mine) if mine in family else -1
 
-
-def _first_line(error):
-  return (str(error).strip() or type(error).__name__).splitlines()[0]

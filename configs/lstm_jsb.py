@@ -10,6 +10,7 @@ download: their chorales are synthetic.
 Validation, nats per token (S A T B on a 16th grid, every token of all pieces):
 
   ours                                      not run
+  1 layer of 256 units, see below           0.473
   unigram (add 1), fitted on train          3.391
   unigram of each voice (add 1)             2.611
   bigram of each voice (add 0.1)            0.934
@@ -20,6 +21,11 @@ Validation, nats per token (S A T B on a 16th grid, every token of all pieces):
 No LSTM was reported on this data in this unit: the table is there to place
 ours. Not better than 3.3 means that nothing was learnt; .934 is the first
 hurdle. Numbers on the quarter-note data (nats per step) are another unit.
+
+0.473 is one seed of the size 'demo' with the real data, 256 units, learning
+rate 4e-3, dropout .2 and transposition up to 3: after 1,991 steps, 8 minutes on
+two shared CPU cores, in a plain loop around this model's steps. Its pieces are
+scored in segments of 256 tokens, not 1024.
 """
 
 from common import config as config_lib
@@ -34,9 +40,12 @@ def get_config(size: str = 'paper'):
   c.data.step_s = 0.125  # A sixteenth at 120 beats a minute.
   c.data.programs = [40, 41, 42, 43]  # Violin, viola, cello, contrabass.
   c.batch_size = 64  # PerformanceRNN.
-  # Ours. A batch is about a quarter of an epoch: 229 pieces.
-  c.steps = 2000
-  c.eval_every = c.sample_every = c.checkpoint.every = 200
+  # Ours; about 3.6 steps are an epoch (229 pieces). Without dropout the last
+  # step need not be the best: take the step with the lowest eval/nll.
+  c.steps = 1000
+  c.eval_every = 50
+  c.sample_every = 200
+  c.checkpoint.every = c.checkpoint.keep_every = 100
   c.model.layers = 3  # PerformanceRNN, as the next three and no dropout.
   c.model.units = 512
   c.model.learning_rate = 1e-3
@@ -48,6 +57,8 @@ def get_config(size: str = 'paper'):
   c.model.temperature = 1.0  # As PerformanceRNN samples.
   c.model.top_k = 0
   c.model.top_p = 1.0
+  if size != 'paper':
+    c.checkpoint.keep_every = 0
   if size == 'demo':
     c.data.name = 'synthetic_chorales/demo'
     c.batch_size = 16

@@ -179,7 +179,7 @@ def segments(config):
   return fn
 
 
-def prompt(config, count: int, *, primer: str = '', primer_s: float = 8.0,
+def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
            duration_s: float = 0.0, temperature: float = 1.0, top_k: int = 0,
            top_p: float = 1.0):
   """Conditions for `sample`: a MIDI file to continue, and how to draw.
@@ -188,7 +188,8 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 8.0,
     config: of the run.
     count: number of samples.
     primer: MIDI file whose beginning every sample starts with.
-    primer_s: how much of it, from its first note on.
+    primer_s: how much of it, from its first note on; 0 for up to half of the
+      sample.
     duration_s: length of a sample, primer included; 0 for that of training,
       and no shorter.
     temperature: 1 draws from the model, lower is safer, 0 takes the best.
@@ -200,8 +201,8 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 8.0,
   _require(0 <= top_k <= events.CHORALE_VOCAB, f'top_k={top_k}',
            f'0 (all) to {events.CHORALE_VOCAB}')
   _require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
-  _require(primer_s >= step_s, f'primer_s={primer_s}',
-           f'{step_s} (a sixteenth) or more')
+  _require(primer_s == 0 or primer_s >= step_s, f'primer_s={primer_s}',
+           f'0, or {step_s} (a sixteenth) and more')
   wanted = round(duration_s / step_s) if duration_s else steps
   _require(wanted >= steps, f'duration_s={duration_s}',
            f'0, or {steps * step_s} and more')
@@ -212,12 +213,13 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 8.0,
       'top_k': rows(top_k, np.int32), 'top_p': rows(top_p, np.float32)}
   tokens = np.empty(0, np.int32)
   if primer:
+    notes = midi.read(primer)
     try:
-      voices = events.chorale_from_notes(
-          midi.read(primer), step_s, config.data.programs)
+      voices = events.chorale_from_notes(notes, step_s, config.data.programs)
     except errors.UserError as e:
       raise errors.UserError(f'primer={primer}: {e}') from None
-    tokens = events.encode_chorale(voices[:round(primer_s / step_s)])
+    kept = round(primer_s / step_s) if primer_s else wanted // 2
+    tokens = events.encode_chorale(voices[:kept])
     _require(len(tokens) < 4 * wanted, f'primer_s={primer_s}',
              f'less than the {wanted * step_s} s of a sample, or '
              'duration_s=... for longer samples')

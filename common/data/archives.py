@@ -7,9 +7,7 @@ of a stranger can write nowhere. What is unsafe (a link, a device, a name with
 """
 
 import bz2
-import contextlib
 import gzip
-import io
 import lzma
 import os
 import pathlib
@@ -204,13 +202,13 @@ def _tar(path, skip, want):
   with open(path, 'rb') as raw:
     try:
       with _explained():
-        stream = io.BufferedReader(_decompressed(raw), _BLOCK)
+        stream = _Stream(_decompressed(raw))
         tar = tarfile.open(  # noqa: SIM115, of `raw`, which is closed.
             fileobj=stream, mode='r|', tarinfo=_TarInfo, bufsize=_BLOCK)
     except Broken:
       raise errors.UserError(
-          f'{path} is neither a tar, tar.gz nor zip archive: it begins with '
-          f'{_head(path)!r}; download it again') from None
+          f'{path} cannot be read as a tar, tar.gz or zip archive: it begins '
+          f'with {_head(path)!r}; download it again') from None
     try:
       while True:
         with _explained():
@@ -238,11 +236,36 @@ def _tar(path, skip, want):
 def _decompressed(raw):
   magic = raw.read(6)
   raw.seek(0)
-  for start, kind in ((b'\x1f\x8b', gzip.GzipFile), (b'BZh', bz2.BZ2File),
-                      (b'\xfd7zXZ\0', lzma.LZMAFile)):
-    if magic.startswith(start):
-      return kind(raw) if kind is not gzip.GzipFile else kind(fileobj=raw)
+  if magic.startswith(b'\x1f\x8b'):
+    return gzip.GzipFile(fileobj=raw)
+  if magic.startswith(b'BZh'):
+    return bz2.BZ2File(raw)
+  if magic.startswith(b'\xfd7zXZ\0'):
+    return lzma.LZMAFile(raw)
   return raw
+
+
+class _Stream:
+  """Gives what comes before an error first, and then the error."""
+
+  def __init__(self, file):
+    self._file, self._error = file, None
+
+  def read(self, size):
+    parts = []
+    while size and not self._error:
+      try:
+        part = self._file.read1(size)
+      except (*_DAMAGE, OSError) as e:
+        self._error = e
+        break
+      if not part:
+        break
+      parts.append(part)
+      size -= len(part)
+    if self._error and not parts:
+      raise self._error
+    return b''.join(parts)
 
 
 class _TarInfo(tarfile.TarInfo):

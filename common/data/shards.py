@@ -7,11 +7,11 @@ shard that is done has a small json file beside it and is not made again.
 
 import collections
 import contextlib
+import errno
 import fcntl
 import hashlib
 import itertools
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -29,14 +29,15 @@ _PROGRESS = 'progress'  # Folder of what a restart needs.
 
 
 def prepare(builder: base.Builder, *, workers: int = 0, verify: bool = False,
-            progress: Callable[[str, int, int], None] = lambda *_: None,
+            progress: Callable[[str, int, int, int], None] = lambda *_: None,
             say: Callable[[str], None] = lambda line: None,
             write: Callable | None = None) -> dict | None:
   """Writes the data set, or goes on where an earlier call was stopped.
 
-  Returns the report, None if all was there already. `progress` is told split,
-  units read and units skipped. verify: compare the archives' sha256. `write`
-  fills the working folder in place of this process and its workers.
+  Returns the report, None if all was there already. `progress` is told the
+  split, and how many units are read, examples written and units skipped.
+  verify: compare the archives' sha256. `write` fills the working folder in
+  place of this process and its workers.
   """
   final = pathlib.Path(builder.data_dir)
   work = final.parent / f'incomplete.{final.name}'
@@ -123,7 +124,7 @@ def write_shard(work: pathlib.Path, split: str, shard: int,
         note['bytes'] += len(record)
       tally.update(decoded.tally)
   finally:
-    writer.close()
+    _close(writer, path)
   with open(f'{path}.part', 'rb') as f:
     os.fsync(f.fileno())
   os.replace(f'{path}.part', path)
@@ -152,24 +153,41 @@ def _begin(builder, work, say):
   _write_text(note, made_of)
 
 
+def _close(writer, path):
+  try:
+    writer.close()  # What went wrong before shows here.
+  except RuntimeError as e:
+    for code in (errno.ENOSPC, errno.EDQUOT):
+      if os.strerror(code) in str(e):
+        raise OSError(code, os.strerror(code), str(path)) from None
+    raise
+
+
 def _write_split(builder, split, work, decoded, progress):
   if _end(work, split).is_file():
     return
-  count = read = lost = 0
+  count = read = 0
+  done = [json.loads(p.read_text(encoding='utf-8'))
+          for p in (work / _PROGRESS).glob(f'{split}-*.json')]
+  examples = sum(note['examples'] for note in done)
+  lost = sum(len(note['skipped']) for note in done)
 
   def missing():
-    nonlocal count
+    nonlocal count, read
     for shard, unit in numbered(builder, split):
       count = shard + 1
-      if not is_done(work, split, shard):
+      if is_done(work, split, shard):
+        read += 1
+      else:
         yield shard, unit
 
   def shown(rows):
-    nonlocal read, lost
+    nonlocal read, examples, lost
     for shard, unit, result in rows:
       read += 1
+      examples += len(result.records)
       lost += bool(result.skipped)
-      progress(split, read, lost)
+      progress(split, read, examples, lost)
       yield shard, unit.name, result
 
   rows = shown(decoded(missing()))
@@ -207,8 +225,9 @@ def _finish(builder, work, warnings):
     left.unlink()  # A shard without examples, or what a kill cut short.
   builder.info.set_splits(tfds.core.SplitDict(infos))
   builder.info.write_to_directory(work)
+  checked, unlike = _compare(builder, counts)
   report = {'dataset': builder.info.full_name, 'splits': counts,
-            'warnings': warnings + _unlike_published(builder, counts)}
+            'checked': checked, 'warnings': warnings + unlike}
   _write_text(work / 'report.json', json.dumps(report, indent=2) + '\n')
   _write_text(work / 'skipped.tsv', 'split\tfile\treason\n' + ''.join(
       '\t'.join(map(_cell, row)) + '\n' for row in skipped))
@@ -241,18 +260,20 @@ def _what_happened(count):
       f'{n} {reason}' for reason, n in count['skipped'].items())
 
 
-def _unlike_published(builder, counts):
-  out = []
+def _compare(builder, counts):
+  """(what was published about this data set, how ours is not like it)."""
+  checked, unlike = [], []
   for split, published in builder.PUBLISHED.get(
       builder.builder_config.name, {}).items():
     for what, expected in published.items():
+      checked.append(f'{split} {expected:,} {what}')
       got = counts.get(split, {}).get(what, 0)
       # Published hours are rounded.
       slack = 0.0051 if isinstance(expected, float) else 0
-      if not math.isclose(got, expected, rel_tol=0, abs_tol=slack):
-        out.append(f'{split} has {got:,} {what}, the published data set has '
-                   f'{expected:,}')
-  return out
+      if abs(got - expected) > slack:
+        unlike.append(f'{split} has {got:,} {what}, the published data set '
+                      f'has {expected:,}')
+  return checked, unlike
 
 
 @contextlib.contextmanager

@@ -5,11 +5,9 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
 
 from common import errors
 from common.data import builders, synthetic
-from common.data.builders import base
 
 SIZES = {'train': 37, 'valid': 11, 'test': 5}
 MAKERS = {'synthetic_notes': synthetic.note, 'synthetic_rolls': synthetic.roll,
@@ -23,25 +21,6 @@ def folder(tmp_path_factory):
   for name in MAKERS:
     builders.make(f'{name}/tiny', folder).prepare()
   return folder
-
-
-class Shuffled(base.Builder):
-  """Random bytes in the order that TFDS chooses."""
-
-  VERSION = tfds.core.Version('1.0.0')
-
-  def _info(self):
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.
-                                 FeaturesDict({'x': tfds.features.Tensor(
-                                     shape=(4096,), dtype=np.uint8)}))
-
-  def _split_generators(self, dl_manager):
-    return {'train': self._generate_examples()}
-
-  def _generate_examples(self):
-    rng = np.random.default_rng(0)
-    for i in range(60):
-      yield i, {'x': rng.integers(0, 256, 4096, np.uint8)}
 
 
 def files(folder: pathlib.Path):
@@ -150,27 +129,6 @@ def test_larger_sets_begin_with_the_examples_of_smaller_ones(folder, tmp_path):
     np.testing.assert_array_equal(example['voices'], large[i]['voices'])
 
 
-def test_splits_too_large_for_memory_need_no_tensorflow(tmp_path, monkeypatch):
-  whole = Shuffled(data_dir=tmp_path / 'memory')
-  whole.prepare()
-  monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 1 << 16)
-  buckets = Shuffled(data_dir=tmp_path / 'disk')
-  buckets.prepare()
-  a, b = (x.as_data_source('train') for x in (whole, buckets))
-  assert len(a) == len(b) == 60
-  order = [x['x'].tobytes() for x in a]
-  assert order == [x['x'].tobytes() for x in b]
-  assert order != [x['x'].tobytes() for _, x in whole._generate_examples()]
-
-
-def test_ordered_splits_too_large_for_memory_keep_their_order(
-    folder, tmp_path, monkeypatch):
-  monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 1 << 16)
-  builders.make('synthetic_notes/tiny', tmp_path).prepare()
-  assert files(tmp_path / 'synthetic_notes/tiny') == files(
-      folder / 'synthetic_notes/tiny')
-
-
 def test_building_and_reading_import_no_tensorflow(tmp_path):
   code = (
       'import sys\n'
@@ -197,6 +155,15 @@ def test_an_unknown_split_names_the_known_ones(folder):
     builders.open_split('synthetic_rolls/tiny', 'eval', folder)
   with pytest.raises(errors.UserError, match=r"'train\[:x\]' is not a part"):
     builders.open_split('synthetic_rolls/tiny', 'train[:x]', folder)
+
+
+def test_a_missing_data_set_of_files_asks_for_them(tmp_path):
+  with pytest.raises(errors.UserError) as e:
+    builders.open_split('audio_folder/sc09', 'train', tmp_path)
+  assert str(e.value) == (
+      f'dataset audio_folder/sc09 is not in {tmp_path}; prepare it with: '
+      'python -m common.prepare --dataset=audio_folder/sc09 '
+      f'--data_dir={tmp_path} --manual_dir=FOLDER')
 
 
 def test_a_missing_data_set_names_the_command_that_makes_it(tmp_path):

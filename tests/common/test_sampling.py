@@ -56,8 +56,8 @@ def test_each_row_may_have_its_own_settings():
 def test_top_p_keeps_the_token_that_crosses():
   logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
   kept = lambda p: np.isfinite(sampling.restrict(logits, top_p=p)).sum()
-  assert [kept(p) for p in (0.01, 0.49, 0.51, 0.79, 0.81, 0.96)] == [
-      1, 1, 2, 2, 3, 4]
+  assert [kept(p) for p in (0.0, 0.01, 0.49, 0.51, 0.79, 0.81, 0.96)] == [
+      1, 1, 1, 2, 2, 3, 4]
 
 
 def test_top_k_keeps_exactly_k_of_equal_tokens():

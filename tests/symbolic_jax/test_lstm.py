@@ -445,6 +445,14 @@ def test_samples_of_a_prompt_begin_with_the_file(tmp_path):
   np.testing.assert_array_equal(roll[1, :6], events.chorale_roll(voices))
 
 
+def test_half_of_a_sample_is_primer_unless_told_otherwise(tmp_path):
+  primer = write(tmp_path / 'a.mid', voices_of(0, 30))
+  row, = lstm.prompt(config_of(), 1, primer=primer)['primer']
+  assert (row[:32] >= 0).all() and (row[32:] == lstm.NOTHING).all()
+  row, = lstm.prompt(config_of(), 1, primer=primer, duration_s=5.0)['primer']
+  assert len(row) == 160 and (row[:80] >= 0).all() and (row[80:] < 0).all()
+
+
 def test_prompts_without_a_file_draw_freely():
   assert 'primer' not in lstm.prompt(config_of(), 2)
   batch = lstm.prompt(config_of(), 2, duration_s=3.0)

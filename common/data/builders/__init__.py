@@ -15,6 +15,8 @@ from common import errors
 
 # Builder: where its class is. Imported when it is needed.
 BUILDERS = {
+    'audio_folder': 'common.data.builders.folder:AudioFolder',
+    'midi_folder': 'common.data.builders.folder:MidiFolder',
     'jsb_chorales': 'common.data.builders.jsb_chorales:JsbChorales',
     'musicnet': 'common.data.builders.musicnet:Musicnet',
     'nsynth': 'common.data.builders.nsynth:Nsynth',
@@ -53,10 +55,12 @@ def open_split(name: str, split: str, data_dir=None):
   folder = newest(data_dir / name)
   if folder is None:
     builder, _, config = name.partition('/')
-    builder_class(builder).find_config(config)  # Is there such a data set?
+    cls = builder_class(builder)
+    cls.find_config(config)  # Is there such a data set?
     raise errors.UserError(
         f'dataset {name} is not in {data_dir}; prepare it with: '
-        f'python -m common.prepare --dataset={name} --data_dir={data_dir}')
+        f'python -m common.prepare --dataset={name} --data_dir={data_dir}'
+        + ' --manual_dir=FOLDER' * cls.NEEDS_FILES)
   builder = tfds.builder_from_directory(folder)
   known = list(builder.info.splits)
   for part in re.findall(r'(?:^|\+)\s*(\w*)', split):

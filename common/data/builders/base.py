@@ -57,6 +57,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   The first line of its docstring is what `common.prepare --list` shows.
   """
 
+  NEEDS_FILES = True  # Of the user's, in `manual_dir`.
   # A shard is closed before it would exceed either; the bytes are `Unit.size`.
   SHARD_UNITS = 4096
   SHARD_BYTES = 128 << 20
@@ -156,6 +157,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     raise errors.UserError(
         f'dataset {cls.name!r} has no config {name!r}; write {cls.name}/CONFIG '
         f'with CONFIG one of {", ".join(cls.config_names())}')
+
+  def _create_builder_config(self, builder_config, version):
+    # `find_config` has chosen it; TFDS would warn of one that is not listed.
+    del version
+    return builder_config
 
   def prepare(self, **options) -> dict | None:
     """Writes the data set; see `shards.prepare`."""

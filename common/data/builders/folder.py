@@ -13,9 +13,7 @@ test, they are the splits. Otherwise the contents of a file choose its split,
 """
 
 import dataclasses
-import functools
 import hashlib
-import json
 import math
 import os
 import pathlib
@@ -36,8 +34,9 @@ F = tfds.features
 SPLITS = ('train', 'valid', 'test')
 RATE = 16000  # Where the name does not say another.
 CHUNK = 1 << 16  # Samples of a record.
-_SEGMENT = 32 * CHUNK  # Decoded at a time, so that a day of sound fits too.
-_EDGE_S = 0.25  # Decoded around a segment: its resampling sees its neighbours.
+_SEGMENT = 32  # Chunks that are decoded at a time: a day of sound fits too.
+_EDGE_S = 0.25  # Decoded around a segment: resampling looks at neighbours.
+_BLOCK = 1 << 20  # Values read from a sound file at a time.
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,22 +44,16 @@ class Config(tfds.core.BuilderConfig):
   sample_rate: int = RATE
 
 
-@dataclasses.dataclass(frozen=True)
-class File:
-  """What is known of a file before it is decoded."""
-
-  name: str
-  path: str
-  label: str
-  frames: int = 0
-  rate: int = 0
-  stat: tuple[int, int] = ()
-
-
 class _Folder(base.Builder, skip_registration=True):
   VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS: ClassVar = []
+  KIND: str
   SUFFIXES: tuple[str, ...]
+  UNIQUE = False  # Of two files with the same digest, the first is kept.
+
+  def digest(self, path: str) -> bytes:
+    """Of what makes a file the same as another; may raise `Skip`."""
+    raise NotImplementedError
 
   @classmethod
   def config_names(cls):
@@ -71,7 +64,8 @@ class _Folder(base.Builder, skip_registration=True):
     if not re.fullmatch('[a-z][a-z0-9_]*', name):
       raise errors.UserError(
           f'dataset {cls.name}/{name}: the name after the slash is yours to '
-          'choose; use small letters, digits and _, and begin with a letter')
+          'choose, of small letters, digits and _, a letter first; for example '
+          f'{cls.name}/mine')
     return Config(name=name)
 
   def start(self):
@@ -79,42 +73,217 @@ class _Folder(base.Builder, skip_registration=True):
       raise errors.UserError(
           f'dataset {self.name}/{self.builder_config.name}: there is no folder '
           f'{self.manual_dir}; give the one with your files as --manual_dir')
-    self._splits = {split: [] for split in SPLITS}
-    self._left_out, listing = [], hashlib.sha256()
+    self._files = {split: [] for split in SPLITS}  # [(name, path, label)]
+    self._lost, listing, seen = [], hashlib.sha256(), set()
     own_splits = (self.manual_dir / 'train').is_dir()
-    lost = lambda name, reason: self._left_out.append((name, reason))
-    is_ours = lambda name: name.lower().endswith(self.SUFFIXES)
-    for name, path, info in archives.files(self.manual_dir, lost, is_ours):
-      listing.update(json.dumps(
-          [name, info.st_size, info.st_mtime_ns]).encode())
-      parts = name.split('/')
-      split = parts.pop(0) if own_splits else ''
-      if own_splits and split not in SPLITS:
-        lost(name, 'not in train, valid or test')
+    lose = lambda name, reason: self._lost.append((name, reason))
+    for name, path, info in archives.files(
+        self.manual_dir, lose, lambda n: n.lower().endswith(self.SUFFIXES)):
+      listing.update(repr((name, info.st_size, info.st_mtime_ns)).encode())
+      folders = name.split('/')[:-1]
+      if own_splits and (not folders or folders[0] not in SPLITS):
+        lose(name, 'not in train, valid or test')
         continue
-      try:
-        # Where it is given, the split is not looked up in the contents.
-        split = self.look_at(path, split)
-      except base.Skip as e:
-        lost(name, str(e))
-        continue
-      label = parts[0] if len(parts) > 1 else '.'
-      self._splits[split].append((name, path, label))
+      digest = b''
+      if self.UNIQUE or not own_splits:
+        try:
+          digest = self.digest(path)
+        except base.Skip as e:
+          lose(name, str(e))
+          continue
+      if self.UNIQUE:
+        if digest in seen:
+          lose(name, 'same notes as another file')
+          continue
+        seen.add(digest)
+      split = folders.pop(0) if own_splits else _split_of(digest)
+      self._files[split].append((name, path, folders[0] if folders else '.'))
     self._listing = listing.hexdigest()
-    if not self._splits['train']:
-      raise errors.UserError(self._too_few())
+    if not self._files['train']:
+      raise errors.UserError(
+          f'{self.manual_dir} has {sum(map(len, self._files.values()))} usable '
+          f'{self.KIND} files ({", ".join(self.SUFFIXES)}), none for training; '
+          'add more, or sort them into folders train, valid and test')
     self.info.features['label'].names = sorted(
-        {f[2] for files in self._splits.values() for f in files})
+        {label for files in self._files.values() for _, _, label in files})
 
   def inputs(self):
     return [str(self.manual_dir), self._listing]
 
   def splits(self):
-    return [split for split in SPLITS if self._splits[split]]
+    return [split for split in SPLITS if self._files[split]]
 
-  def _too_few(self):
-    found = sum(map(len, self._splits.values()))
-    if found:
-      return (f'{self.manual_dir} has {found} usable {self.KIND} files, too few '
-              'to be split by their contents; put them into folders train, '
-              'valid and test')
+  def units(self, split):
+    if split == self.splits()[0]:
+      for name, reason in self._lost:
+        self.skip(name, reason)
+    for name, path, label in self._files[split]:
+      yield from self.pieces(name, path, label)
+
+
+class AudioFolder(_Folder):
+  """Your wav, flac, ogg and mp3 files, mono, in chunks of 65536 samples.
+
+  All chunks of a file follow each other and have this length but for the last
+  one, which is shorter or up to half as long again. So a window that is no
+  longer than a chunk is found by reading one record, or two.
+  """
+
+  KIND = 'sound'
+  SUFFIXES = ('.wav', '.flac', '.ogg', '.mp3')
+
+  @classmethod
+  def config_names(cls):
+    return ['NAME', 'NAME-SAMPLE_RATE']
+
+  @classmethod
+  def find_config(cls, name):
+    name, dash, rate = name.partition('-')
+    config = super().find_config(name)
+    if not dash:
+      return config
+    if not re.fullmatch('[1-9][0-9]{3,5}', rate):
+      raise errors.UserError(
+          f'dataset {cls.name}/{name}-{rate}: {rate!r} is no sample rate from '
+          f'1000 to 999999; write {cls.name}/{name}-44100')
+    return Config(name=f'{name}-{rate}', sample_rate=int(rate))
+
+  def _info(self):
+    rate = self.builder_config.sample_rate
+    return tfds.core.DatasetInfo(
+        builder=self, features=F.FeaturesDict({
+            'id': F.Text(),  # Name of the file in its folder.
+            'label': F.ClassLabel(),
+            'chunk': np.int32,  # Its number in the file.
+            'audio': F.Tensor(shape=(None,), dtype=np.int16, encoding='bytes'),
+            'sample_rate': np.int32,
+        }), metadata=tfds.core.MetadataDict(sample_rate=rate))
+
+  def digest(self, path):
+    with open(path, 'rb') as f:
+      return hashlib.file_digest(f, 'sha256').digest()
+
+  def pieces(self, name, path, label):
+    rate = self.builder_config.sample_rate
+    try:
+      header = soundfile.info(path)
+      frames = header.frames * rate // header.samplerate
+    except (soundfile.LibsndfileError, ZeroDivisionError):
+      frames = 0  # Decoding it will say what is wrong.
+    count = max(1, (frames + CHUNK // 2) // CHUNK)
+    for first in range(0, count, _SEGMENT):
+      last = min(first + _SEGMENT, count)
+      yield base.Unit(name if not first else f'{name}, chunk {first}',
+                      (name, path, label, first, last, last == count),
+                      2 * CHUNK * (last - first))
+
+  def example(self, unit):
+    name, path, label, first, last, to_end = unit.data
+    rate = self.builder_config.sample_rate
+    audio = _read(path, rate, first * CHUNK, None if to_end else last * CHUNK)
+    for chunk in range(first, last):
+      start = (chunk - first) * CHUNK
+      stop = None if to_end and chunk == last - 1 else start + CHUNK
+      if start < len(audio):
+        yield f'{name} {chunk}', {
+            'id': name, 'label': label, 'chunk': chunk,
+            'audio': audio[start:stop], 'sample_rate': rate}
+
+  def tally(self, example):
+    return {'seconds': len(example['audio']) / example['sample_rate']}
+
+
+class MidiFolder(_Folder):
+  """Your MIDI files, without those that have the same notes as another.
+
+  Two files have the same notes if they strike the same pitches in the same
+  order: tempo, loudness, instruments and names make no difference.
+  """
+
+  KIND = 'MIDI'
+  SUFFIXES = ('.mid', '.midi', '.rmi')
+  UNIQUE = True
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=F.FeaturesDict({
+        'id': F.Text(),  # Name of the file in its folder.
+        'label': F.ClassLabel(),
+        'midi': F.Text(),  # The bytes of the file.
+        'notes': np.int32,
+        'seconds': np.float32,
+    }))
+
+  def digest(self, path):
+    notes = _notes(path)
+    order = np.lexsort((notes['pitch'], notes['is_drum'], notes['start_s']))
+    struck = notes['pitch'] + 128 * notes['is_drum']
+    return hashlib.sha256(struck[order].astype('<i2').tobytes()).digest()
+
+  def pieces(self, name, path, label):
+    yield base.Unit(name, (path, label), os.path.getsize(path))
+
+  def example(self, unit):
+    path, label = unit.data
+    notes = _notes(path)
+    yield unit.name, {
+        'id': unit.name, 'label': label,
+        'midi': pathlib.Path(path).read_bytes(), 'notes': len(notes),
+        'seconds': notes['end_s'].max()}
+
+  def tally(self, example):
+    return {'notes': example['notes'], 'seconds': float(example['seconds'])}
+
+
+def _split_of(digest):
+  part = int.from_bytes(digest[:8], 'big') / 2**64
+  return 'train' if part < 0.8 else 'valid' if part < 0.9 else 'test'
+
+
+def _notes(path):
+  try:
+    notes = midi.read(path)
+  except errors.UserError:
+    raise base.Skip('not a valid MIDI file') from None
+  if not len(notes):
+    raise base.Skip('no notes')
+  return notes
+
+
+def _read(path, rate, start, stop):
+  """Samples [start, stop) of a sound file at `rate`, mono int16.
+
+  To its end without `stop`. It is not in memory as a whole at any time.
+  """
+  try:
+    with soundfile.SoundFile(path) as f:
+      if not 1000 <= f.samplerate <= 1_000_000:
+        raise base.Skip('sample rate not from 1000 to 1000000')
+      # The first frame that has a sample at the same time, but for the edge.
+      common = math.gcd(rate, f.samplerate)
+      up, down = rate // common, f.samplerate // common
+      edge = int(_EDGE_S * f.samplerate) if up != down else 0
+      begin = max(0, start * down // up - edge) // down * down
+      end = None if stop is None else -(-stop * down // up) + edge
+      f.seek(begin)
+      audio = _mono(f, f.frames if end is None else end - begin)
+  except (soundfile.LibsndfileError, OSError):
+    raise base.Skip('cannot be read as sound') from None
+  if not len(audio):
+    raise base.Skip('no samples')
+  if not np.isfinite(audio).all():
+    raise base.Skip('samples that are NaN or infinite')
+  audio = soxr.resample(audio, f.samplerate, rate)[start - begin * up // down:]
+  audio = audio[:None if stop is None else stop - start]
+  return np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+
+
+def _mono(f, frames):
+  blocks = []
+  while frames > 0:
+    block = f.read(min(frames, -(-_BLOCK // f.channels)), 'float32',
+                   always_2d=True)
+    if not len(block):
+      break
+    blocks.append(block.mean(1))
+    frames -= len(block)
+  return np.concatenate(blocks or [np.empty(0, np.float32)])

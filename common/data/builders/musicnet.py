@@ -32,11 +32,12 @@ TEST = ('1759', '1819', '2106', '2191', '2298', '2303', '2382', '2416', '2556',
 VALID = ('1792', '1876', '2131', '2384', '2514', '2567')
 
 RATE = 44100
-# Samples at 44.1 kHz: 10 s. A multiple of 441, so that chunks begin with a
-# sample at 16 kHz and at 11,025 Hz too.
+# Samples at 44.1 kHz: 10 s. A multiple of 441 and of 4, so that chunks begin
+# with a sample at 16 kHz and at 11,025 Hz too.
 CHUNK = 441_000
-# Read on both sides for the resampler: more than its filter is long.
-_MARGIN = 4410
+# Read on both sides for the resampler, more than its filter is long; again a
+# multiple of 441 and of 4.
+_MARGIN = 4 * 1764
 
 _URL = 'https://zenodo.org/records/5120004/files/'
 _TAR = base.Archive('musicnet.tar.gz', f'{_URL}musicnet.tar.gz',
@@ -49,7 +50,7 @@ _TEXT = {'composer': 'composer', 'composition': 'composition',
          'movement': 'movement', 'ensemble': 'ensemble', 'source': 'source',
          'transcriber': 'transcriber', 'catalog_name': 'catalog'}
 
-_LABELS_LIMIT = 16 << 20  # Bytes; a real csv has some 100 kB.
+_LABELS_LIMIT = 2 << 20  # Bytes; a real csv has some 200 kB.
 _NPY_LIMIT = 1 << 29  # Bytes; 18 minutes of float64 are 376 MB.
 
 
@@ -157,7 +158,7 @@ class Musicnet(base.Builder):
       return
     # Wavs come first in a tar, so it is read twice: 60 MB of labels are kept.
     labels = {recording: data for _, recording, data in _csvs(
-        path, split, lambda *_: None)}
+        path, split, lambda *_: None) if recording in self._metadata}
     for name, reader in archives.open_members(
         path, self.skip, _wanted(split, '.wav')):
       recording = pathlib.PurePath(name).stem
@@ -186,7 +187,7 @@ class Musicnet(base.Builder):
     if chunk:
       chunk, = chunk
       start, end = chunk.span
-      # Exact: a chunk and the margin before it begin on multiples of 441.
+      # Exact, but for the end of the recording.
       scaled = lambda n: -(-n * self.sample_rate // RATE)
       audio = chunk.audio
       if self.sample_rate != RATE:
@@ -282,10 +283,10 @@ class _Pickled:
 
   def labels(self):
     """Here the beat is counted in its measure: there is no `Labels.beat`."""
+    _, tree = self._content
     try:
       rows = [(start, end, instrument, note, np.nan, np.nan, value)
-              for start, end, (instrument, note, _, _, value)
-              in self._content[1]]
+              for start, end, (instrument, note, _, _, value) in tree]
     except (TypeError, ValueError):
       raise _Broken('broken labels') from None
     return _labels(sorted(rows, key=lambda row: row[:4]))
@@ -330,9 +331,9 @@ def _labels(rows):
     value = [row[6] for row in rows]
     in_range = ((numbers >= (0, 0, 1, 0)) & (numbers <= (
         2**48, 2**48, 128, 127))).all()
-    if not in_range or any('\n' in v for v in value):
+    if not in_range or not all(v.isprintable() for v in value):
       raise ValueError('out of range')
-  except (TypeError, ValueError, OverflowError):
+  except (AttributeError, TypeError, ValueError, OverflowError):
     raise _Broken('broken labels') from None
   return Labels(numbers[:, :2], numbers[:, 2:].astype(np.int32), beat, value)
 
@@ -346,7 +347,7 @@ def _read_metadata(path):
       for row in rows:
         out[row['id']] = {
             **{new: str(row[old]) for old, new in _TEXT.items()},
-            'seconds': np.float32(row['seconds'])}
+            'seconds': np.float32(float(row['seconds']))}
     except (KeyError, TypeError, ValueError, csv.Error):
       raise errors.UserError(
           f'{path}, line {rows.line_num}: not a row of id, '

@@ -234,8 +234,10 @@ class Nsynth(base.Builder):
           else:
             index[note_str] = note, instrument
             numbers.setdefault(instrument, number)
-      except (_BrokenJson, archives.Broken) as e:
-        skip(name, f'broken JSON: {e}')
+      except _BrokenJson:
+        skip(name, 'broken JSON; what comes before is used')
+      except archives.Broken as e:
+        skip(name, f'{e} JSON; what comes before is used')
       return index
     skip(path.name, 'no examples.json')
     return index
@@ -340,7 +342,7 @@ def _record(payload):
       'qualities': features['qualities'].tolist(), 'audio': features['audio']}
 
 
-class _BrokenJson(ValueError):
+class _BrokenJson(Exception):
   pass
 
 
@@ -357,18 +359,15 @@ def _json_records(reader):
       at = _SPACE.match(text, at).end()
       if expected == ',' and text[at] == '}':
         return
-      if text[at] != expected:
-        raise _BrokenJson(f'no {expected!r} where one should be')
-      at = _SPACE.match(text, at + 1).end()
+      at = _SPACE.match(text, text.index(expected, at, at + 1) + 1).end()
       if expected == '{' and text[at] == '}':
         return
       key, at = parse(text, at)
       at = _SPACE.match(text, at).end()
-      if text[at] != ':':
-        raise _BrokenJson("no ':' where one should be")
-      value, at = parse(text, _SPACE.match(text, at + 1).end())
-    except (IndexError, RecursionError, json.JSONDecodeError):
-      raise _BrokenJson('it ends too early, or makes no sense') from None
+      at = _SPACE.match(text, text.index(':', at, at + 1) + 1).end()
+      value, at = parse(text, at)
+    except (IndexError, RecursionError, ValueError):
+      raise _BrokenJson from None
     yield key, value
     expected = ','
 

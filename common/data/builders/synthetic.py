@@ -39,6 +39,7 @@ def _configs(**demo):
 
 class _Synthetic(base.Builder, skip_registration=True):
   VERSION = tfds.core.Version('1.0.0')
+  NEEDS_FILES = False
   METADATA: ClassVar = {}
   MOST = 10**9  # Different examples of the training split.
 
