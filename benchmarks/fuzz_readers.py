@@ -12,9 +12,11 @@ each time, so that --first shows a crash again, with its traceback.
 """
 
 import collections
+import contextlib
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import resource
 import signal
@@ -83,7 +85,7 @@ def _examples():
       b'note': _field(3, b'\x08\xac\x02\x08' + b'\xff' * 9 + b'\x01')}
   whole = b''.join(_field(1, _field(1, k) + _field(2, v))
                    for k, v in features.items())
-  return [_field(1, whole), _field(1, whole[:200]), b'']
+  return [_field(1, whole), b'']
 
 
 def _wavs():
@@ -128,7 +130,7 @@ def _pickles():
           own, b'intervaltree.intervaltree\nIntervalTree'),
       *(pickle.dumps({'train': [[(60, 64), (), (67,)]], 'n': 2**70, 'x': 1.5,
                       'y': [True, None, b'bytes', 'text'],
-                      'z': np.arange(5)}, p) for p in range(6))]
+                      'z': np.arange(5)}, p) for p in range(5))]
 
 
 def _npys():
@@ -192,10 +194,8 @@ def _read_sound(data):
 
 def _read_json(data):
   for key, value in nsynth._json_records(io.BytesIO(data)):
-    try:
+    with contextlib.suppress(*nsynth._BROKEN):
       nsynth._note(key, value)
-    except nsynth._BROKEN:
-      pass
 
 
 READERS = {
@@ -230,7 +230,7 @@ def mutated(files: list[bytes], number: int) -> bytes:
   """Input `number`: one of the files with one to eight changes."""
   rng = np.random.default_rng(number)
   data = bytearray(files[rng.integers(len(files))])
-  for _ in range(rng.integers(1, 9)):
+  for _ in range(min(8, rng.geometric(0.4))):
     at = int(rng.integers(len(data) + 1))
     length = int(rng.integers(1, 33))
     match rng.integers(9):
@@ -269,12 +269,12 @@ def _run(name, first, last, pipe):
   """Sends (number, outcome, seconds, traceback) of what is worth telling."""
   reader = READERS[name]
   files = reader.valid()
+  # Sound libraries tell there what they think of each file.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
   signal.signal(signal.SIGALRM, _timeout)
   with open('/proc/self/statm') as f:
     size = int(f.read().split()[0]) * resource.getpagesize()
   resource.setrlimit(resource.RLIMIT_AS, (size + _MEMORY,) * 2)
-  for file in files:
-    reader.read(file)  # They are valid.
   outcomes, slowest = collections.Counter(), 0.0
   for number in range(first, last):
     data = mutated(files, number)
@@ -297,6 +297,8 @@ def _run(name, first, last, pipe):
 
 def fuzz(name: str, first: int, inputs: int) -> int:
   """Prints a line about one reader; returns the number of crashes."""
+  for file in READERS[name].valid():
+    READERS[name].read(file)
   context = multiprocessing.get_context('spawn')
   total, slowest, begin = collections.Counter(), 0.0, time.perf_counter()
   at, last, block, seen = first, first + inputs, None, set()

@@ -31,8 +31,11 @@ def state_shapes(units: int):
   return jax.eval_shape(model.init, jax.random.key(0), rows)
 
 
-def per_device(shapes, data: int, fsdp: int) -> int:
-  """Bytes on one device: the state, and a gradient for each parameter."""
+def per_device(shapes, data: int, fsdp: int) -> tuple[int, int]:
+  """Bytes on one device: between steps, and within one before activations.
+
+  Within a step parameters are gathered and have a gradient each.
+  """
   mesh = AbstractMesh((data, fsdp), ('data', 'fsdp'))
   split = sharding.infer(shapes, mesh)
 
@@ -42,7 +45,9 @@ def per_device(shapes, data: int, fsdp: int) -> int:
 
   total = lambda tree, shards: sum(jax.tree.leaves(
       jax.tree.map(size, tree, shards)))
-  return total(shapes, split) + total(shapes.params, split.params)
+  rest = total(shapes, split)
+  whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes.params))
+  return rest, rest + whole * (1 if fsdp == 1 else 2)
 
 
 def main():
@@ -52,7 +57,8 @@ def main():
   for units in UNITS:
     shapes = state_shapes(units)
     count = sum(x.size for x in jax.tree.leaves(shapes.params))
-    cells = [f'{per_device(shapes, d, f) / 2**30:.2f} GiB' for d, f in MESHES]
+    cells = [' / '.join(f'{n / 2**30:.1f}' for n in per_device(shapes, d, f))
+             for d, f in MESHES]
     print(f'| {count / 1e6:,.0f} M (3 x {units}) | ' + ' | '.join(cells) + ' |')
 
 

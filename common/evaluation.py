@@ -18,8 +18,12 @@ class Evaluation:
     self._sample_key = runs.make_key(config, mesh, 'sample')
     # Padding is masked, so any batch size will do: take one that divides.
     self._rows = -(-config.batch_size // mesh.size) * mesh.size
-    self._step = jax.jit(model.eval_step,
-                         out_shardings=sharding.replicated(mesh))
+    on_all = sharding.replicated(mesh)
+    self._step = jax.jit(
+        lambda state, batch, key: model.eval_step(
+            sharding.gather(state, mesh), batch, key), out_shardings=on_all)
+    self._gather = jax.jit(lambda state: state.replace(opt={}),
+                           out_shardings=on_all)
 
   def __call__(self, state) -> tuple[dict[str, float], int]:
     """{'eval/nll': .., ...} and how many rows it was measured on."""
@@ -41,7 +45,8 @@ class Evaluation:
                                    batch_size=count, process=(0, 1)))
     batch = sharding.place(batch, sharding.replicated(self._mesh))
     with jax.transfer_guard('allow'):  # A sampler may be driven by the host.
-      return sharding.fetch(self._model.sample(state, batch, self._sample_key))
+      return sharding.fetch(self._model.sample(
+          self._gather(state), batch, self._sample_key))
 
 
 def _add(sums: dict, part) -> None:

@@ -22,7 +22,7 @@ import time
 from absl import flags
 
 from common import app, errors
-from common.data import builders, shards
+from common.data import builders
 
 _DATASET = flags.DEFINE_list(
     'dataset', [], 'What to prepare: BUILDER/CONFIG, several with commas '
@@ -83,9 +83,6 @@ def prepare(name: str, data_dir=None, manual_dir=None, **options) -> None:
   """
   builder = builders.make(name, data_dir, manual_dir)
   folder = pathlib.Path(builder.data_dir)
-  if shards.is_complete(folder):
-    print(f'{name} is already complete in {folder}')
-    return
   bar = _Bar(name, builder.PUBLISHED.get(builder.builder_config.name, {}))
   began = time.perf_counter()
   try:
@@ -93,7 +90,7 @@ def prepare(name: str, data_dir=None, manual_dir=None, **options) -> None:
   finally:
     bar.clear()
   if report is None:
-    print(f'{name} was completed by another process in {folder}')
+    print(f'{name} is already complete in {folder}')
     return
   print(summary(name, report, folder, time.perf_counter() - began))
 

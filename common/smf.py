@@ -110,7 +110,7 @@ def _jumps(padded) -> bytes:
   0 where that takes more than a look at the byte: other kinds of events.
   """
   more = padded >= 0x80
-  a, b, c = more[:-8], more[1:-7], more[2:-6]
+  a, b, c, d = (more[n:n - 8] for n in range(4))
   size = 1 + a.astype(np.uint8) + (a & b) + (a & b & c)  # Of the time.
   status = np.zeros(len(size), np.uint8)
   for n in range(1, 5):
@@ -120,6 +120,7 @@ def _jumps(padded) -> bytes:
   step[0x80:] = 3
   step[0xc0:0xe0] = step[0xf0:] = 0
   step = step[status]
+  step[a & b & c & d] = 0  # More than four bytes.
   return np.where(step == 0, 0, size + step).astype(np.uint8).tobytes()
 
 
@@ -184,8 +185,6 @@ def _deltas(padded, start):
     value[rest] = value[rest] << 7 | byte & 0x7f
     rest = rest[byte >= 0x80]
     size[rest] += 1
-  if len(rest):
-    raise Error('number of more than four bytes')
   return size, value
 
 

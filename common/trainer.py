@@ -105,6 +105,7 @@ def jit_step(model, mesh, shardings):
 
   def step_fn(state, batch, key, stage):
     key = jax.random.fold_in(key, state.step)
+    state = sharding.gather(state, mesh)
     state, metrics = model.train_step(state, batch, key, stage)
     return state.replace(step=state.step + 1), metrics
 

@@ -41,10 +41,12 @@ def prepare(builder: base.Builder, *, workers: int = 0, verify: bool = False,
   """
   final = pathlib.Path(builder.data_dir)
   work = final.parent / f'incomplete.{final.name}'
+  if is_complete(final):
+    shutil.rmtree(final / _PROGRESS, ignore_errors=True)  # After a kill.
+    return None
   final.parent.mkdir(parents=True, exist_ok=True)
   with _lock(work.with_name(f'{work.name}.lock'), say):
     if is_complete(final):
-      shutil.rmtree(final / _PROGRESS, ignore_errors=True)
       return None
     warnings = check_archives(builder, verify)
     builder.start()

@@ -16,8 +16,13 @@ from common import errors
 # Builder: where its class is. Imported when it is needed.
 BUILDERS = {
     'audio_folder': 'common.data.builders.folder:AudioFolder',
-    'midi_folder': 'common.data.builders.folder:MidiFolder',
     'jsb_chorales': 'common.data.builders.jsb_chorales:JsbChorales',
+    'lakh_midi': 'common.data.builders.lakh:LakhMidi',
+    'lpd': 'common.data.builders.lakh:Lpd',
+    'lpd17': 'common.data.builders.lakh:Lpd17',
+    'lpd5': 'common.data.builders.lakh:Lpd5',
+    'maestro': 'common.data.builders.maestro:Maestro',
+    'midi_folder': 'common.data.builders.folder:MidiFolder',
     'musicnet': 'common.data.builders.musicnet:Musicnet',
     'nsynth': 'common.data.builders.nsynth:Nsynth',
     'synthetic_chorales':

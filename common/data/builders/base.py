@@ -140,6 +140,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         manual_dir or pathlib.Path(self._data_dir_root) / 'downloads/manual'
     ).expanduser()
 
+  @property
+  def info(self):
+    info = super().info
+    # It would leave an empty folder in /tmp each time.
+    info.initialize_from_bucket = lambda: None
+    return info
+
   def __reduce__(self):
     return _make, (type(self), self.builder_config.name, self._data_dir_root,
                    self.manual_dir)

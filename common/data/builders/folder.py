@@ -14,7 +14,6 @@ test, they are the splits. Otherwise the contents of a file choose its split,
 
 import dataclasses
 import hashlib
-import math
 import os
 import pathlib
 import re
@@ -22,20 +21,17 @@ from typing import ClassVar
 
 import numpy as np
 import soundfile
-import soxr
 import tensorflow_datasets as tfds
 
 from common import errors, midi
-from common.data import archives
+from common.data import archives, chunks
 from common.data.builders import base
 
 F = tfds.features
 
 SPLITS = ('train', 'valid', 'test')
 RATE = 16000  # Where the name does not say another.
-CHUNK = 1 << 16  # Samples of a record.
-_SEGMENT = 32  # Chunks that are decoded at a time: a day of sound fits too.
-_EDGE_S = 0.25  # Decoded around a segment: resampling looks at neighbours.
+_SEGMENT = 12  # Chunks that are decoded at a time: a day of sound fits too.
 _BLOCK = 1 << 20  # Values read from a sound file at a time.
 
 
@@ -122,11 +118,10 @@ class _Folder(base.Builder, skip_registration=True):
 
 
 class AudioFolder(_Folder):
-  """Your wav, flac, ogg and mp3 files, mono, in chunks of 65536 samples.
+  """Your wav, flac, ogg and mp3 files, mono, in chunks of 10 s (the last: 20).
 
-  All chunks of a file follow each other and have this length but for the last
-  one, which is shorter or up to half as long again. So a window that is no
-  longer than a chunk is found by reading one record, or two.
+  A shorter file is one record. The chunks of a file follow each other, so that
+  a window is read without the rest.
   """
 
   KIND = 'sound'
@@ -155,6 +150,7 @@ class AudioFolder(_Folder):
             'id': F.Text(),  # Name of the file in its folder.
             'label': F.ClassLabel(),
             'chunk': np.int32,  # Its number in the file.
+            'offset': np.int64,  # Samples of the file before it.
             'audio': F.Tensor(shape=(None,), dtype=np.int16, encoding='bytes'),
             'sample_rate': np.int32,
         }), metadata=tfds.core.MetadataDict(sample_rate=rate))
@@ -164,30 +160,34 @@ class AudioFolder(_Folder):
       return hashlib.file_digest(f, 'sha256').digest()
 
   def pieces(self, name, path, label):
-    rate = self.builder_config.sample_rate
     try:
       header = soundfile.info(path)
-      frames = header.frames * rate // header.samplerate
+      count = max(1, header.frames // (chunks.SECONDS * header.samplerate))
     except (soundfile.LibsndfileError, ZeroDivisionError):
-      frames = 0  # Decoding it will say what is wrong.
-    count = max(1, (frames + CHUNK // 2) // CHUNK)
+      count = 1  # Decoding it will say what is wrong.
     for first in range(0, count, _SEGMENT):
-      last = min(first + _SEGMENT, count)
-      yield base.Unit(name if not first else f'{name}, chunk {first}',
-                      (name, path, label, first, last, last == count),
-                      2 * CHUNK * (last - first))
+      numbers = range(first, min(first + _SEGMENT, count))
+      size = 2 * chunks.SECONDS * self.builder_config.sample_rate * len(numbers)
+      yield base.Unit(name if not first else f'{name} from chunk {first}',
+                      (name, path, label, numbers, count), size)
 
   def example(self, unit):
-    name, path, label, first, last, to_end = unit.data
+    name, path, label, numbers, count = unit.data
     rate = self.builder_config.sample_rate
-    audio = _read(path, rate, first * CHUNK, None if to_end else last * CHUNK)
-    for chunk in range(first, last):
-      start = (chunk - first) * CHUNK
-      stop = None if to_end and chunk == last - 1 else start + CHUNK
-      if start < len(audio):
-        yield f'{name} {chunk}', {
-            'id': name, 'label': label, 'chunk': chunk,
-            'audio': audio[start:stop], 'sample_rate': rate}
+    try:
+      with soundfile.SoundFile(path) as f:
+        if not 1000 <= f.samplerate <= 1_000_000:
+          raise base.Skip('sample rate not from 1000 to 1000000')
+        for number in numbers:
+          offset, audio = _chunk(f, number, number == count - 1).at(rate)
+          if len(audio):
+            yield f'{name} {number}', {
+                'id': name, 'label': label, 'chunk': number, 'offset': offset,
+                'audio': audio, 'sample_rate': rate}
+          elif number == 0:
+            raise base.Skip('no samples')
+    except soundfile.LibsndfileError:
+      raise base.Skip('cannot be read as sound') from None
 
   def tally(self, example):
     return {'seconds': len(example['audio']) / example['sample_rate']}
@@ -249,32 +249,16 @@ def _notes(path):
   return notes
 
 
-def _read(path, rate, start, stop):
-  """Samples [start, stop) of a sound file at `rate`, mono int16.
-
-  To its end without `stop`. It is not in memory as a whole at any time.
-  """
-  try:
-    with soundfile.SoundFile(path) as f:
-      if not 1000 <= f.samplerate <= 1_000_000:
-        raise base.Skip('sample rate not from 1000 to 1000000')
-      # The first frame that has a sample at the same time, but for the edge.
-      common = math.gcd(rate, f.samplerate)
-      up, down = rate // common, f.samplerate // common
-      edge = int(_EDGE_S * f.samplerate) if up != down else 0
-      begin = max(0, start * down // up - edge) // down * down
-      end = None if stop is None else -(-stop * down // up) + edge
-      f.seek(begin)
-      audio = _mono(f, f.frames if end is None else end - begin)
-  except (soundfile.LibsndfileError, OSError):
-    raise base.Skip('cannot be read as sound') from None
-  if not len(audio):
-    raise base.Skip('no samples')
+def _chunk(f, number, is_last):
+  """Chunk of a sound file, with a second more on each side."""
+  start = number * chunks.SECONDS * f.samplerate
+  end = f.frames if is_last else start + chunks.SECONDS * f.samplerate
+  begin = max(0, start - f.samplerate)
+  f.seek(begin)
+  audio = _mono(f, min(end + f.samplerate, f.frames) - begin)
   if not np.isfinite(audio).all():
     raise base.Skip('samples that are NaN or infinite')
-  audio = soxr.resample(audio, f.samplerate, rate)[start - begin * up // down:]
-  audio = audio[:None if stop is None else stop - start]
-  return np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+  return chunks.Chunk(number, (start, end), audio, start - begin, f.samplerate)
 
 
 def _mono(f, frames):

@@ -14,11 +14,10 @@ import pathlib
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import soxr
 import tensorflow_datasets as tfds
 
 from common import errors
-from common.data import archives, unpickle, wav
+from common.data import archives, chunks, unpickle, wav
 from common.data.builders import base
 
 F = tfds.features
@@ -32,12 +31,6 @@ TEST = ('1759', '1819', '2106', '2191', '2298', '2303', '2382', '2416', '2556',
 VALID = ('1792', '1876', '2131', '2384', '2514', '2567')
 
 RATE = 44100
-# Samples at 44.1 kHz: 10 s. A multiple of 441 and of 4, so that chunks begin
-# with a sample at 16 kHz and at 11,025 Hz too.
-CHUNK = 441_000
-# Read on both sides for the resampler, more than its filter is long; again a
-# multiple of 441 and of 4.
-_MARGIN = 4 * 1764
 
 _URL = 'https://zenodo.org/records/5120004/files/'
 _TAR = base.Archive('musicnet.tar.gz', f'{_URL}musicnet.tar.gz',
@@ -140,9 +133,9 @@ class Musicnet(base.Builder):
         labels = labels()
         texts = {'id': recording, **self._metadata[recording]}
         if sound is None:
-          yield base.Unit(name, (texts, labels))
+          yield base.Unit(name, (texts, labels, None))
         else:
-          for chunk in _chunks(sound()):
+          for chunk in chunks.cut(sound()):
             yield base.Unit(name, (texts, labels.between(*chunk.span), chunk),
                             chunk.audio.nbytes)
       except (_Broken, wav.Error, unpickle.Error, archives.Broken) as e:
@@ -153,23 +146,32 @@ class Musicnet(base.Builder):
   def _tar(self, path, split):
     """{train,test}_data/ID.wav and {train,test}_labels/ID.csv."""
     if not self._has_audio:
-      for name, recording, data in _csvs(path, split, self.skip):
-        yield name, recording, None, lambda: _read_labels(data)
+      for name, data in archives.read_members(
+          path, self.skip, _wanted(split, '.csv'), _LABELS_LIMIT):
+        yield (name, pathlib.PurePath(name).stem, None,
+               lambda: _read_labels(data))
       return
-    # Wavs come first in a tar, so it is read twice: 60 MB of labels are kept.
-    labels = {recording: data for _, recording, data in _csvs(
-        path, split, lambda *_: None) if recording in self._metadata}
+    missing = {recording for recording in self._csvs
+               if split_of(recording) == split}
     for name, reader in archives.open_members(
         path, self.skip, _wanted(split, '.wav')):
       recording = pathlib.PurePath(name).stem
-      data = labels.pop(recording, None)
-      if data is None:
+      if recording in self._metadata and recording not in missing:
         self.skip(name, 'no labels, or a second time')
       else:
+        missing.discard(recording)
         yield (name, recording, lambda: _Wav(reader),
-               lambda: _read_labels(data))
-    for recording in labels:
+               lambda: _read_labels(self._csvs[recording]))
+    for recording in sorted(missing):
       self.skip(f'{recording}.csv', 'labels without audio')
+
+  @functools.cached_property
+  def _csvs(self):
+    """{recording: csv of its labels}, 60 MB: they may come after the sound."""
+    wanted = lambda name: any(_wanted(s, '.csv')(name) for s in SPLITS)
+    return {recording: data for name, data in archives.read_members(
+        self.find(self._archive), lambda *_: None, wanted, _LABELS_LIMIT)
+            if (recording := pathlib.PurePath(name).stem) in self._metadata}
 
   def _npz(self, path, split):
     """ID.npy: a pickled array of [audio, interval tree]."""
@@ -180,22 +182,13 @@ class Musicnet(base.Builder):
              (lambda: sound) if self._has_audio else None, sound.labels)
 
   def example(self, unit):
-    texts, labels, *chunk = unit.data
+    texts, labels, chunk = unit.data
     out = {**texts, 'labels': labels.label, 'labels_beat': labels.beat,
            'note_value': '\n'.join(labels.value), 'labels_time': np.rint(
                labels.time * (self.sample_rate / RATE)).astype(np.int64)}
-    if chunk:
-      chunk, = chunk
-      start, end = chunk.span
-      # Exact, but for the end of the recording.
-      scaled = lambda n: -(-n * self.sample_rate // RATE)
-      audio = chunk.audio
-      if self.sample_rate != RATE:
-        audio = soxr.resample(audio, RATE, self.sample_rate)
-      audio = audio[scaled(chunk.before):scaled(chunk.before + end - start)]
-      out |= {'chunk': chunk.number, 'offset': scaled(start),
-              'audio': np.clip(np.rint(audio * 32768), -32768, 32767
-                               ).astype(np.int16)}
+    if chunk is not None:
+      offset, audio = chunk.at(self.sample_rate)
+      out |= {'chunk': chunk.number, 'offset': offset, 'audio': audio}
     yield f'{texts["id"]}/{out.get("chunk", 0)}', out
 
   def tally(self, example):
@@ -217,37 +210,17 @@ class _Broken(ValueError):
   pass
 
 
-class _Chunk(NamedTuple):
-  number: int
-  span: tuple[int, int]  # [start, end) in the recording.
-  audio: np.ndarray  # float32 with a margin on both sides, where there is one.
-  before: int  # Samples of the margin before.
-
-
-def _chunks(sound):
-  """The recording in order; what is left over belongs to its last chunk."""
-  if not sound.samples:
-    raise _Broken('no samples')
-  count = max(1, sound.samples // CHUNK)
-  audio, begin = np.zeros(0, np.float32), 0  # Of what is read and needed.
-  for number in range(count):
-    start = number * CHUNK
-    end = sound.samples if number == count - 1 else start + CHUNK
-    audio = audio[max(0, start - _MARGIN) - begin:]
-    begin = max(0, start - _MARGIN)
-    more = sound.read(min(end + _MARGIN, sound.samples) - begin - len(audio))
-    audio = np.concatenate([audio, more])
-    yield _Chunk(number, (start, end), audio, start - begin)
-
-
 class _Wav:
   """A mono wav at 44.1 kHz."""
 
   def __init__(self, reader):
     self._file = wav.Wav(reader)
-    if (self._file.sample_rate, self._file.channels) != (RATE, 1):
+    self.sample_rate = self._file.sample_rate
+    if (self.sample_rate, self._file.channels) != (RATE, 1):
       raise _Broken(f'not mono at {RATE} Hz')
     self.samples = self._file.samples
+    if not self.samples:
+      raise _Broken('no samples')
 
   def read(self, samples):
     return self._file.read(samples)[:, 0]
@@ -256,21 +229,22 @@ class _Wav:
 class _Pickled:
   """A recording of the npz, unpickled when something of it is asked for."""
 
+  sample_rate = RATE
+
   def __init__(self, reader):
     self._reader, self._at = reader, 0
 
   @functools.cached_property
   def _content(self):
-    data = self._reader.read(_NPY_LIMIT + 1)
-    if len(data) > _NPY_LIMIT:
-      raise _Broken(f'more than {_NPY_LIMIT >> 20} MiB')
-    content = unpickle.npy(io.BytesIO(data))
+    content = unpickle.npy(io.BufferedReader(_Bounded(self._reader)))
     if content.shape != (2,) or not isinstance(content[1], list):
       raise _Broken('not an array and a tree')
     audio = content[0]
     if not (isinstance(audio, np.ndarray) and audio.ndim == 1
             and audio.dtype.kind == 'f' and np.isfinite(audio).all()):
       raise _Broken('audio that is not an array of finite numbers')
+    if not len(audio):
+      raise _Broken('no samples')
     return audio, content[1]
 
   @property
@@ -292,10 +266,23 @@ class _Pickled:
     return _labels(sorted(rows, key=lambda row: row[:4]))
 
 
-def _csvs(path, split, skip):
-  for name, data in archives.read_members(path, skip, _wanted(split, '.csv'),
-                                          _LABELS_LIMIT):
-    yield name, pathlib.PurePath(name).stem, data
+class _Bounded(io.RawIOBase):
+  """The file that unpickling wants; it ends where no real one is as long."""
+
+  def __init__(self, reader):
+    self._reader, self._at = reader, 0
+
+  def readable(self):
+    return True
+
+  def tell(self):
+    return self._at
+
+  def readinto(self, buffer):
+    data = self._reader.read(min(len(buffer), _NPY_LIMIT - self._at))
+    buffer[:len(data)] = data
+    self._at += len(data)
+    return len(data)
 
 
 def _wanted(split, suffix):
