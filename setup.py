@@ -25,7 +25,7 @@ setup(
         'flax>=0.12,<0.14',
         'optax>=0.2.8,<0.4',
         'orbax-checkpoint>=0.12,<0.13',
-        # 5.0 may move the shuffle module that builders patch (no TensorFlow).
+        # Builders reach into its internals to do without TensorFlow.
         'tensorflow-datasets>=4.9.10,<5',
         'array_record>=0.8.6',
         'grain>=0.2.18,<0.4',
@@ -42,6 +42,7 @@ setup(
     extras_require={
         'cuda': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
+        'beam': ['apache-beam>=2.77'],
         'sweep': ['submitit>=1.5.3'],
         'wandb': ['wandb'],
         'dev': ['pytest>=8.3', 'pytest-xdist>=3.6', 'ruff', 'mido>=1.3',

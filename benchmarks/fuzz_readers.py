@@ -32,9 +32,9 @@ import numpy as np
 import soundfile
 from absl import app, flags
 
-from common import audio, errors
+from common import audio, errors, midi, smf
 from common.data import tfrecord, unpickle, wav
-from common.data.builders import musicnet, nsynth
+from common.data.builders import base, lakh, musicnet, nsynth
 
 _READER = flags.DEFINE_list('reader', [], 'Which readers; all by default.')
 _INPUTS = flags.DEFINE_integer('inputs', 100_000, 'Inputs for each reader.')
@@ -175,6 +175,32 @@ def _jsons():
           json.dumps(records, indent=2).encode()]
 
 
+def _midis():
+  notes = b''.join(bytes([i % 3, 0x90, 60 + i % 4, 90, 9, 60 + i % 4, 0])
+                   for i in range(12))
+  meta = b'\x00\xff\x51\x03\x07\xa1\x20\x05\xff\x58\x04\x04\x02\x18\x08'
+  pedal = b'\x00\xb1\x40\x7f\x00\x91\x3c\x40\x81\x10\x3c\x00\x05\xb1\x40\x00'
+  other = b'\x00\xc1\x05\x00\xd1\x11\x02\x12\x00\xf0\x03\x41\x10\xf7'
+  end = b'\x00\xff\x2f\x00'
+  tracks = [meta + end, other + pedal + notes + end, notes + pedal + end]
+  return [b'MThd' + struct.pack('>IHHH', 6, kind, 3, division) + b''.join(
+      b'MTrk' + struct.pack('>I', len(t)) + t for t in tracks)
+          for kind, division in ((0, 96), (1, 480), (2, 480), (1, 0xE728))]
+
+
+def _rolls():
+  roll = {'data': np.full(6, 90, np.uint8), 'shape': np.array([96, 128]),
+          'indices': np.arange(6, dtype=np.int32),
+          'indptr': np.repeat([0, 6], [61, 68]).astype(np.int32)}
+  f = io.BytesIO()
+  np.savez(f, tempo=np.full(96, 120.0), **{
+      f'pianoroll_0_csc_{name}': array for name, array in roll.items()})
+  with zipfile.ZipFile(f, 'a') as z:
+    z.writestr('info.json', json.dumps({'beat_resolution': 24, '0': {
+        'program': 24, 'is_drum': False, 'name': 'Guitar'}}))
+  return [f.getvalue()]
+
+
 def _read_frames(data):
   for payload, check in tfrecord.frames(io.BytesIO(data)):
     tfrecord.intact(payload, check)
@@ -199,6 +225,9 @@ def _read_json(data):
 
 
 READERS = {
+    'midi': Reader(lambda data: midi.sustained(midi.parse(data)),
+                   (smf.Error,), _midis),
+    'lpd': Reader(lakh.read, (base.Skip,), _rolls),
     'tfrecord': Reader(
         _read_frames, (tfrecord.Error,),
         lambda: [_records(_examples()), _records([b'', b'a', bytes(300)])]),
@@ -266,7 +295,7 @@ def _timeout(*_):
 
 
 def _run(name, first, last, pipe):
-  """Sends (number, outcome, seconds, traceback) of what is worth telling."""
+  """Sends (first input not done, outcomes, slowest, traceback of the last)."""
   reader = READERS[name]
   files = reader.valid()
   # Sound libraries tell there what they think of each file.
@@ -289,7 +318,8 @@ def _run(name, first, last, pipe):
       outcomes['refused'] += 1
     except BaseException:  # Exit and interrupt would be crashes too.
       outcomes['crashed'] += 1
-      pipe.send((number, dict(outcomes), slowest, traceback.format_exc()))
+      pipe.send((number + 1, dict(outcomes), slowest,
+                 traceback.format_exc()))
     signal.alarm(0)
     slowest = max(slowest, time.perf_counter() - begin)
   pipe.send((last, dict(outcomes), slowest, ''))
@@ -301,11 +331,11 @@ def fuzz(name: str, first: int, inputs: int) -> int:
     READERS[name].read(file)
   context = multiprocessing.get_context('spawn')
   total, slowest, begin = collections.Counter(), 0.0, time.perf_counter()
-  at, last, block, seen = first, first + inputs, None, set()
+  at, last, careful, seen = first, first + inputs, 0, set()
   while at < last:
     ours, theirs = context.Pipe(duplex=False)
-    # After a death, input by input until it is found.
-    end = last if block is None else min(at + 1, last)
+    # After a death, one by one until the input is found.
+    end = at + 1 if at < careful else last
     child = context.Process(target=_run, args=(name, at, end, theirs))
     child.start()
     theirs.close()
@@ -317,21 +347,17 @@ def fuzz(name: str, first: int, inputs: int) -> int:
         where = crash.strip().rsplit('\n  File ', 1)[-1]
         if crash and where not in seen:
           seen.add(where)
-          print(f'{name}: input {at}: {crash}', flush=True)
+          print(f'{name}: input {at - 1}: {crash}', flush=True)
     except EOFError:
       child.join()
     total.update(outcomes)
-    if child.exitcode == 0:
-      block = at if block is not None and at < block else None
-      continue
-    if block is None:
-      block = at + 100  # It died within the next hundred.
-    else:
+    if child.exitcode and at < careful:
       print(f'{name}: input {at}: the process died ({child.exitcode})',
             flush=True)
       total['crashed'] += 1
       at += 1
-      block = at if at < block else None
+    elif child.exitcode:
+      careful = min(at + 100, last)
   seconds = time.perf_counter() - begin
   print(f'{name:12} {inputs:,} inputs in {seconds:.0f} s: {total["read"]:,} '
         f'read, {total["refused"]:,} refused, {total["crashed"]:,} crashed; '

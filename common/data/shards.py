@@ -41,11 +41,15 @@ def prepare(builder: base.Builder, *, workers: int = 0, verify: bool = False,
   """
   final = pathlib.Path(builder.data_dir)
   work = final.parent / f'incomplete.{final.name}'
+  lock = work.with_name(f'{work.name}.lock')
   if is_complete(final):
-    shutil.rmtree(final / _PROGRESS, ignore_errors=True)  # After a kill.
+    # It may have been killed before it had tidied up.
+    shutil.rmtree(final / _PROGRESS, ignore_errors=True)
+    if lock.exists():
+      lock.unlink(missing_ok=True)
     return None
   final.parent.mkdir(parents=True, exist_ok=True)
-  with _lock(work.with_name(f'{work.name}.lock'), say):
+  with _lock(lock, say):
     if is_complete(final):
       return None
     warnings = check_archives(builder, verify)
@@ -88,6 +92,7 @@ def numbered(builder, split: str
              ) -> Iterator[tuple[int, base.Unit | base.LeftOut]]:
   """(shard, unit) in order."""
   shard = units = size = 0
+  builder.left_out.clear()
   stream = iter(builder.units(split))
   while True:
     unit = next(stream, None)
@@ -294,7 +299,7 @@ def _lock(path, say):
         try:
           yield
         finally:
-          os.unlink(path)
+          path.unlink(missing_ok=True)
         return
 
 

@@ -34,6 +34,15 @@ def draw(*shape, seed=0, scale=1.0):
   return jnp.asarray(scale * rng.normal(size=shape), jnp.float32)
 
 
+def latents(rows):
+  return np.random.default_rng(1).uniform(-1, 1, (rows, 100)).astype('f4')
+
+
+def jit_apply(net, train=True):
+  """fn(variables, *inputs)"""
+  return jax.jit(functools.partial(net.apply, train=train))
+
+
 def random(net, *inputs, seed=0):
   """Parameters, biases too, under which no layer saturates or vanishes."""
   rng = np.random.default_rng(seed)
@@ -105,7 +114,7 @@ def naive_norm(x):  # With a scale of 1 and a bias of 0.
 
 def naive_generator(params, z, length, upsample='transpose', norm=lambda x: x):
   p = jax.tree.map(np.float64, params)
-  dense = z @ p['Dense_0']['kernel'] + p['Dense_0']['bias']
+  dense = np.asarray(z) @ p['Dense_0']['kernel'] + p['Dense_0']['bias']
   channels = dense.shape[1] // 16
   x = np.stack([dense[:, t * channels:(t + 1) * channels]
                 for t in range(16)], 1)
@@ -144,9 +153,9 @@ def naive_critic(params, x, shifts=(0, 0, 0, 0)):
     (16384, 1, 'nearest')])
 def test_generator_equals_its_table_as_loops(length, dim, upsample):
   net = wavegan.Generator(length=length, dim=dim, upsample=upsample)
-  z = jax.random.uniform(jax.random.key(1), (2, 100), minval=-1.0)
+  z = latents(2)
   params = random(net, z)
-  got = net.apply({'params': params}, z, train=True)
+  got = jit_apply(net)({'params': params}, z)
   want = naive_generator(params, z, length, upsample)
   assert got.shape == want.shape == (2, length, 1)
   assert np.std(want[0] - want[1]) > 0.05  # The loops did something,
@@ -158,15 +167,15 @@ def test_generator_equals_its_table_as_loops(length, dim, upsample):
 def test_critic_equals_its_table_as_loops(length, dim):
   net, x = wavegan.Critic(dim=dim), draw(2, length, 1)
   params = random(net, x)
-  got = net.apply({'params': params}, x, train=False)
-  want = naive_critic(params, x)
+  got = jit_apply(net)({'params': params}, x)
+  want = naive_critic(params, np.asarray(x))
   assert got.shape == (2,) and np.abs(want[0] - want[1]) > 0.01
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_generator_with_batch_norm_equals_its_table_as_loops():
   net = wavegan.Generator(dim=2, batch_norm=True)
-  z = jax.random.uniform(jax.random.key(1), (3, 100), minval=-1.0)
+  z = latents(3)
   params = random(net, z)
   norms = [v for k, v in params.items() if 'BatchNorm' in k]
   assert len(norms) == 5  # After the dense layer, not after the last.
@@ -174,8 +183,9 @@ def test_generator_with_batch_norm_equals_its_table_as_loops():
     norm['scale'], norm['bias'] = 1 + 0 * norm['scale'], 0 * norm['bias']
   stats = jax.tree.map(lambda x: jnp.ones(x.shape),
                        shapes_of(net, z)['batch_stats'])
-  got, _ = net.apply({'params': params, 'batch_stats': stats}, z, train=True,
-                     mutable=['batch_stats'])
+  got, _ = jax.jit(functools.partial(
+      net.apply, train=True, mutable=['batch_stats']))(
+          {'params': params, 'batch_stats': stats}, z)
   want = naive_generator(params, z, 16384, norm=naive_norm)
   np.testing.assert_allclose(got, want, atol=2e-5)
 
@@ -217,7 +227,7 @@ def test_all_kernels_are_glorot_and_all_biases_zero(net, x):
 def test_several_channels():
   z = jnp.zeros((2, 100))
   net = wavegan.Generator(dim=1, channels=2)
-  y = net.apply({'params': random(net, z)}, z, train=False)
+  y = jax.eval_shape(jit_apply(net), {'params': random(net, z)}, z)
   assert y.shape == (2, 16384, 2)
   # One more channel: 25 taps and a bias; 25 taps.
   more = lambda make, x, y: count(make(2), y) - count(make(1), x)
@@ -280,11 +290,11 @@ def test_only_the_first_four_layers_are_shuffled(length, monkeypatch):
 def test_shuffled_scores_equal_the_table_as_loops(monkeypatch):
   x = draw(2, 16384, 1)
   run, _, params = record_shifts(monkeypatch, wavegan.Critic(dim=2), x)
-  plain, found = naive_critic(params, x), set()
+  plain, found = naive_critic(params, np.asarray(x)), set()
   for seed in range(2):
     score, shifts = jax.jit(run)(jax.random.key(seed))
     np.testing.assert_allclose(
-        score, naive_critic(params, x, [int(s) for s in shifts]),
+        score, naive_critic(params, np.asarray(x), [int(s) for s in shifts]),
         rtol=1e-4, atol=1e-5)
     assert np.abs(score - plain).max() > 1e-3
     found.add(tuple(map(int, shifts)))
@@ -313,9 +323,10 @@ def test_shifts_are_uniform_and_of_each_layer(
 def test_without_a_radius_phases_stay():
   net, x = wavegan.Critic(dim=1, phase_shuffle=0), draw(2, 16384, 1)
   params = random(net, x)
+  apply = jit_apply(net)
   np.testing.assert_array_equal(
-      net.apply({'params': params}, x, jax.random.key(0), train=True),
-      net.apply({'params': params}, x, train=True))
+      apply({'params': params}, x, jax.random.key(0)),
+      apply({'params': params}, x))
 
 
 # ---------------------------------------------------------------- training
@@ -323,22 +334,22 @@ def test_without_a_radius_phases_stay():
 
 def test_figures_at_initialisation():
   """Of the released code at d=64, where reals are N(0, .1^2)."""
-  config = config_of(dim=64, length=16384, batch_size=5)
-  model = wavegan.build(config)
   net_g, net_d = wavegan.Generator(), wavegan.Critic()
-  real = draw(2, 16384, 1, scale=0.1)
+  real, z = draw(2, 16384, 1, scale=0.1), latents(2)
 
   @jax.jit
   def figures(key):
-    params = model.init(key, None).params
-    z = jax.random.uniform(key, (2, 100), minval=-1.0)
-    fake = net_g.apply({'params': params['g']}, z, train=True)
-    score = lambda x: net_d.apply({'params': params['d']}, x, key, train=True)
-    slope = jax.grad(lambda x: score(x).sum())((real + fake) / 2)
-    return fake.std(), score(fake) - score(real), jnp.sqrt(
+    g = net_g.init(key, z, train=False)
+    d = net_d.init(key, real, train=False)
+    fake = net_g.apply(g, z, train=True)
+    score = lambda x: net_d.apply(d, x, key, train=True)
+    between = (real + fake) / 2
+    slope = jax.grad(lambda x: score(x).sum())(between)
+    scores = score(jnp.concatenate([real, fake]))
+    return fake.std(), scores[2:] - scores[:2], jnp.sqrt(
         (slope**2).sum((1, 2)))
 
-  std, difference, slopes = figures(jax.random.key(0))
+  std, difference, slopes = figures(jax.random.key(0, impl='rbg'))
   assert 5e-4 < std < 12e-4
   assert (np.abs(slopes - 0.020) < 0.006).all()
   loss = difference.mean() + 10 * ((slopes - 1) ** 2).mean()
@@ -359,7 +370,8 @@ class Recorder:
         inputs = [jax.random.key_data(a) if jnp.issubdtype(
             a.dtype, jax.dtypes.prng_key) else a for a in args]
         jax.debug.callback(
-            lambda *a: self.passes.append((name, *a)),
+            lambda *a: self.passes.append((name, *jax.tree.map(
+                np.asarray, a))),
             inputs, y, context.module.variables['params'], ordered=True)
       return y
     self.scope = nn.intercept_methods(listen)
@@ -378,19 +390,30 @@ def randomized(state):
       state.params))
 
 
-def train_once(config, seed=0):
+def train_once(config):
   """(state before, batch, passes, state after, metrics) of one step."""
   model = wavegan.build(config)
-  length = config.model.length
-  batch = {'audio': draw(config.batch_size, length, scale=0.3),
+  batch = {'audio': draw(config.batch_size, config.model.length, scale=0.3),
            'mask': jnp.ones(config.batch_size)}
-  state = randomized(jax.jit(model.init)(jax.random.key(seed), batch))
+  state = randomized(model.init(jax.random.key(0), batch))
   with Recorder() as recorder:
     after, metrics = jax.jit(model.train_step, static_argnums=3)(
-        state, batch, jax.random.key(seed + 1), 0)
-    jax.block_until_ready(after)
+        state, batch, jax.random.key(1), 0)
     jax.effects_barrier()
   return state, batch, recorder.passes, after, metrics
+
+
+SHORT = {'length': 256, 'dim': 2}
+
+
+@pytest.fixture(scope='module')
+def short():
+  """A length of two layers, which compile faster. Makes one step a loss."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(wavegan.STRIDES, 256, (4, 4))
+    yield functools.cache(lambda loss: train_once(config_of(
+        **SHORT, batch_size=15, loss=loss, critic_updates=5,
+        penalty_weight=10.0, phase_shuffle=2)))
 
 
 def flat(params):
@@ -398,10 +421,8 @@ def flat(params):
 
 
 @pytest.fixture(scope='module')
-def step():
-  config = config_of(length=16384, dim=2, batch_size=15, loss='wgan-gp',
-                     critic_updates=5, phase_shuffle=2)
-  return train_once(config)
+def step(short):
+  return short('wgan-gp')
 
 
 def test_a_step_is_five_updates_of_the_critic_and_one_of_the_generator(step):
@@ -416,10 +437,10 @@ def test_a_step_is_five_updates_of_the_critic_and_one_of_the_generator(step):
   np.testing.assert_array_equal(critics[0], flat(state.params['d']))
   for i in range(5):  # Three passes, then new weights.
     np.testing.assert_array_equal(critics[3 * i], critics[3 * i + 2])
-    assert (critics[3 * i] != critics[3 * i + 3]).mean() > 0.9
+    assert (critics[3 * i] != critics[3 * i + 3]).mean() > 0.8
   # The generator's update leaves the critic alone, and moves all of G.
   np.testing.assert_array_equal(critics[15], flat(after.params['d']))
-  assert (flat(after.params['g']) != flat(state.params['g'])).mean() > 0.9
+  assert (flat(after.params['g']) != flat(state.params['g'])).mean() > 0.8
   assert int(after.opt['d'][0].count) == 5 and int(after.opt['g'][0].count) == 1
 
 
@@ -433,19 +454,19 @@ def test_each_update_has_rows_latents_and_phases_of_its_own(step):
   assert z.shape == (6 * 3, 100) and np.abs(z).max() <= 1
   assert len(np.unique(z)) > 0.99 * z.size  # None is used twice.
   assert abs(z.mean()) < 0.05 and abs(z.std() - 3**-0.5) < 0.03
-  keys = [tuple(p[1][1]) for p in passes if p[0] == 'Critic']
+  keys = [tuple(p[1][1].tolist()) for p in passes if p[0] == 'Critic']
   assert len(set(keys)) == len(keys) == 16  # Real, fake and between them.
 
 
 def test_critics_see_what_the_generator_made_and_points_between(step):
   passes = step[2]
-  net = wavegan.Generator(dim=2)
+  apply = jit_apply(wavegan.Generator(**SHORT))
   for i in range(5):
     (_, (z,), made, params), real, fake, between = passes[4 * i:4 * i + 4]
     real, fake, between = (p[1][0] for p in (real, fake, between))
     np.testing.assert_array_equal(fake, made)
     np.testing.assert_allclose(
-        made, net.apply({'params': params}, z, train=True), atol=1e-5)
+        made, apply({'params': params}, z), atol=1e-5)
     line = (fake - real)[..., 0]
     alpha = ((between - real)[..., 0] * line).sum(-1) / (line**2).sum(-1)
     assert (alpha >= 0).all() and (alpha <= 1).all()
@@ -492,105 +513,98 @@ ORACLES = {  # Critic's loss, generator's loss, optimiser, bound of weights.
 
 
 @pytest.mark.parametrize('loss', ORACLES)
-def test_a_step_equals_algorithm_1_as_a_loop(loss, monkeypatch):
-  """With the latents, rows and points that the step itself drew."""
-  for strides in (wavegan.STRIDES, LAYERS):  # Three layers compile faster.
-    monkeypatch.setitem(strides, 1024, (4, 4, 4))
-  config = config_of(length=1024, dim=2, batch_size=9, critic_updates=3,
-                     loss=loss, phase_shuffle=0, penalty_weight=10.0)
-  state, _, passes, after, metrics = train_once(config)
+def test_a_step_equals_algorithm_1_as_a_loop(loss, short):
+  """With the latents, rows, points and phases that the step itself drew."""
+  state, _, passes, after, metrics = short(loss)
   critic_loss, generator_loss, (update, second), bound = ORACLES[loss]
-  net_g = wavegan.Generator(length=1024, dim=2)
-  net_d = wavegan.Critic(dim=2)
-  score = lambda d, x: net_d.apply({'params': d}, x, train=True)
+  net_g, net_d = wavegan.Generator(**SHORT), wavegan.Critic(dim=2)
+  penalised = loss == 'wgan-gp'
+
+  def score(d, x, key):
+    return net_d.apply({'params': d}, x, jax.random.wrap_key_data(key),
+                       train=True)
 
   def loss_d(d, real, fake, between):
-    total = critic_loss(score(d, real), score(d, fake))
-    if loss == 'wgan-gp':
-      slope = jax.grad(lambda x: score(d, x).sum())(between)
+    total = critic_loss(score(d, *real), score(d, *fake))
+    if penalised:
+      x, key = between
+      slope = jax.grad(lambda x: score(d, x, key).sum())(x)
       norm = jnp.sqrt((slope**2).sum((1, 2)))
       total += 10 * ((norm - 1) ** 2).mean()
     return total
 
-  def loss_g(g, d, z):
-    return generator_loss(score(d, net_g.apply({'params': g}, z, train=True)))
+  def loss_g(g, d, z, key):
+    fake = net_g.apply({'params': g}, z, train=True)
+    return generator_loss(score(d, fake, key))
 
   def descend(params, grads, m, v, t):
     new = jax.tree.map(lambda *x: update(*x, t), params, grads, m, v)
-    part = lambda i: jax.tree.map(
-        lambda x: x[i], new, is_leaf=lambda x: isinstance(x, tuple))
-    return part(0), part(1), part(2)
+    return [jax.tree.map(lambda _, x, i=i: np.float32(x[i]), params, new)
+            for i in range(3)]
 
-  full = lambda value: lambda x: np.full(x.shape, value)
-  g, d = state.params['g'], state.params['d']
-  m, v = (jax.tree.map(full(value), d) for value in (0.0, second))
+  def zeros(params):
+    return [jax.tree.map(lambda x, value=value: np.full(x.shape, value), params)
+            for value in (0.0, second)]
+
+  g, d = jax.device_get((state.params['g'], state.params['d']))
   value_d, value_g = (jax.jit(jax.value_and_grad(f)) for f in (loss_d, loss_g))
-  losses = []
-  size = 4 if loss == 'wgan-gp' else 3
-  for t in range(3):
-    rows = [p[1][0] for p in passes[size * t:size * t + size]]
-    between = rows[3] if loss == 'wgan-gp' else rows[1]
-    value, grads = value_d(d, rows[1], rows[2], between)
+  losses, slots, size = [], zeros(d), 4 if penalised else 3
+  for t in range(5):
+    inputs = [p[1] for p in passes[size * t + 1:size * (t + 1)]]
+    value, grads = jax.device_get(
+        value_d(d, *inputs[:2], inputs[2] if penalised else None))
     losses.append(value)
-    d, m, v = descend(d, grads, m, v, t + 1)
-    d = jax.tree.map(lambda w: np.clip(w, -bound, bound).astype('f4'), d)
-  value, grads = value_g(g, d, passes[-2][1][0])
-  m, v = (jax.tree.map(full(value), g) for value in (0.0, second))
-  g, _, _ = descend(g, grads, m, v, 1)
+    d, *slots = descend(d, grads, *slots, t + 1)
+    d = jax.tree.map(lambda w: np.clip(w, -bound, bound), d)
+  (_, (z,), *_), (_, (_, key), *_) = passes[-2:]
+  value, grads = jax.device_get(value_g(g, d, z, key))
+  g, *_ = descend(g, grads, *zeros(g), 1)
 
   np.testing.assert_allclose(metrics['loss/d'], np.mean(losses), rtol=1e-4)
-  np.testing.assert_allclose(metrics['loss/g'], value, rtol=1e-4)
+  np.testing.assert_allclose(metrics['loss/g'], value, rtol=1e-4, atol=1e-7)
   for name, want in (('d', d), ('g', g)):
     got, want = flat(after.params[name]), flat(want)
-    moved = np.abs(want - flat(state.params[name]))
-    assert np.median(moved) > 1e-6
+    moved = np.abs(want - flat(state.params[name])).max()
     # Adam's first updates are signs: noise decides where gradients are 0.
-    np.testing.assert_allclose(got, want, atol=0.01 * moved.max())
-    assert np.quantile(np.abs(got - want), 0.9) < 1e-3 * moved.max()
-  if np.isfinite(bound):
-    assert np.abs(flat(after.params['d'])).max() == np.float32(bound)
-    assert np.abs(flat(after.params['g'])).max() > 2 * bound
+    np.testing.assert_allclose(got, want, atol=0.05 * moved)
+    assert np.quantile(np.abs(got - want), 0.9) <= 1e-3 * moved
+    # A clipped critic's gradients are below the precision of G's weights.
+    assert moved > 1e-5 or (loss, name) == ('wgan', 'g')
+  if loss == 'wgan':
+    assert np.abs(flat(after.params['d'])).max() == np.float32(0.01)
+    assert np.abs(flat(after.params['g'])).max() > 0.1
 
 
-def test_learning_rates_can_be_set(monkeypatch):
-  monkeypatch.setitem(wavegan.STRIDES, 1024, (4, 4, 4))
-  config = config_of(length=1024, dim=1, batch_size=2, critic_updates=2,
-                     loss='wgan-gp', learning_rate=0.0)
-  state, _, _, after, _ = train_once(config)
-  jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+def test_batch_norm_is_in_the_critic_only_without_a_penalty(short):
+  del short  # Its length.
+  for loss, layers in (('wgan-gp', [2, 0]), ('dcgan', [2, 1])):
+    model = wavegan.build(config_of(**SHORT, loss=loss, batch_norm=True))
+    params = jax.eval_shape(model.init, jax.random.key(0), {}).params
+    assert [sum('BatchNorm' in x for x in params[k]) for k in 'gd'] == layers
+    assert 'BatchNorm_0' not in params['d'] or params['d']['BatchNorm_0'][
+        'scale'].shape == (4,)  # Not after the first layer, of 2 channels.
 
 
-def test_batch_norm_is_in_the_critic_only_without_a_penalty(monkeypatch):
-  monkeypatch.setitem(wavegan.STRIDES, 1024, (4, 4, 4))
-  norms = {}
-  for loss in ('wgan-gp', 'dcgan'):
-    config = config_of(length=1024, dim=1, batch_size=4, critic_updates=2,
-                       loss=loss, batch_norm=True)
-    state, _, _, after, _ = train_once(config)
-    norms[loss] = {k: [x for x in v if 'BatchNorm' in x]
-                   for k, v in state.params.items()}
-    assert (flat(state.vars) != flat(after.vars)).all()
-  assert [len(norms['dcgan'][k]) for k in 'gd'] == [3, 2]  # Not D's first.
-  assert [len(norms['wgan-gp'][k]) for k in 'gd'] == [3, 0]
-
-
-def test_post_filter_is_one_trained_filter_for_all_sounds(monkeypatch):
-  monkeypatch.setitem(wavegan.STRIDES, 1024, (4, 4, 4))
-  config = config_of(length=1024, dim=1, batch_size=4, critic_updates=2,
-                     loss='wgan-gp', post_filter=512)
-  state, _, _, after, _ = train_once(config)
+def test_post_filter_is_one_trained_filter_for_all_sounds(short):
+  del short  # Its length.
+  state, _, _, after, _ = train_once(config_of(
+      **SHORT, batch_size=4, critic_updates=2, loss='dcgan', post_filter=512,
+      batch_norm=True, learning_rate=0.003))
+  assert (flat(state.vars) != flat(after.vars)).all()
   params = dict(state.params['g'])
   kernel = params.pop('post_filter')
   assert list(kernel) == ['kernel'] and kernel['kernel'].shape == (512, 1, 1)
-  assert (after.params['g']['post_filter']['kernel']
-          != kernel['kernel']).mean() > 0.9
-  z = jax.random.uniform(jax.random.key(1), (2, 100), minval=-1.0)
-  plain = wavegan.Generator(length=1024, dim=1).apply(
-      {'params': params}, z, train=False)[..., 0]
-  got = wavegan.Generator(length=1024, dim=1, post_filter=512).apply(
-      {'params': {**params, 'post_filter': kernel}}, z, train=False)[..., 0]
+  # Adam's first update is its rate, here one that was set.
+  moved = np.abs(after.params['g']['post_filter']['kernel'] - kernel['kernel'])
+  np.testing.assert_allclose(np.median(moved), 0.003, rtol=1e-3)
+  nets = [wavegan.Generator(**SHORT, batch_norm=True, post_filter=n)
+          for n in (0, 512)]
+  plain, got = (
+      jit_apply(net, train=False)({'params': p, **state.vars['g']}, latents(2))
+      for net, p in zip(nets, (params, state.params['g']), strict=True))
   taps = np.asarray(kernel['kernel'])[:, 0, 0]
-  for x, y in zip(plain, got, strict=True):  # y[t] = sum_k x[t + k - 255] w[k]
+  for x, y in zip(plain[..., 0], got[..., 0], strict=True):
+    # y[t] = sum_k x[t + k - 255] w[k]
     want = np.correlate(np.pad(x, (255, 256)), taps, 'valid')
     np.testing.assert_allclose(y, want, atol=1e-4)
 
@@ -604,7 +618,7 @@ def trained():
   config = config_of(length=16384, dim=2, loss='wgan-gp', post_filter=64,
                      phase_shuffle=2)
   model = wavegan.build(config)
-  state = randomized(jax.jit(model.init)(jax.random.key(0), {}))
+  state = randomized(model.init(jax.random.key(0), {}))
   return config, model, state
 
 
@@ -641,12 +655,12 @@ def test_evaluation_is_the_plain_critic_on_real_rows(trained):
   batch = {'audio': audio, 'index': jnp.array([4, 7, 0]),
            'mask': jnp.array([1.0, 1.0, 0.0])}
   got = {k: v.compute() for k, v in model.eval_step(state, batch, key).items()}
-  real = naive_critic(state.params['d'], audio[..., None])
+  real = naive_critic(state.params['d'], np.asarray(audio)[..., None])
   fake = wavegan.Generator(dim=2, post_filter=64).apply(
       {'params': state.params['g']},
       wavegan.latents(key, batch['index'], config.model.latent_size),
       train=False)
-  fake = naive_critic(state.params['d'], fake)
+  fake = naive_critic(state.params['d'], np.asarray(fake))
   want = {'critic/real': real, 'critic/fake': fake, 'wasserstein': real - fake}
   assert got.keys() == want.keys()
   for k, v in want.items():

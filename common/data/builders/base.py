@@ -138,7 +138,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     super().__init__(file_format='array_record', **kwargs)
     self.manual_dir = pathlib.Path(
         manual_dir or pathlib.Path(self._data_dir_root) / 'downloads/manual'
-    ).expanduser()
+    ).expanduser().absolute()
 
   @property
   def info(self):
@@ -172,7 +172,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def prepare(self, **options) -> dict | None:
     """Writes the data set; see `shards.prepare`."""
-    from common.data import shards
+    from common.data import shards  # Which imports this file.
     return shards.prepare(self, **options)
 
   def download_and_prepare(self, **kwargs) -> None:

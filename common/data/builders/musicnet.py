@@ -279,7 +279,7 @@ class _Bounded(io.RawIOBase):
     return self._at
 
   def readinto(self, buffer):
-    data = self._reader.read(min(len(buffer), _NPY_LIMIT - self._at))
+    data = self._reader.read(min(len(buffer), 1 << 20, _NPY_LIMIT - self._at))
     buffer[:len(data)] = data
     self._at += len(data)
     return len(data)

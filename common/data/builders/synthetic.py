@@ -79,6 +79,7 @@ class SyntheticNotes(_Synthetic):
   """Single notes of 4 s at 16 kHz with pitch and instrument, as in NSynth."""
 
   BUILDER_CONFIGS = _configs(train=600, valid=60, test=60)
+  SHARD_UNITS = 512  # 131 MB.
   METADATA: ClassVar = {'sample_rate': synthetic.NOTE_RATE}
   MOST = synthetic.MOST_NOTES
 
@@ -104,6 +105,7 @@ class SyntheticPieces(_Synthetic):
   """Pieces of 10 to 20 s at 16 kHz with all their notes, as in MusicNet."""
 
   BUILDER_CONFIGS = _configs(train=60, valid=10, test=10)
+  SHARD_UNITS = 256  # 130 MB or less.
   METADATA: ClassVar = {'sample_rate': synthetic.PIECE_RATE}
 
   @staticmethod
