@@ -22,7 +22,7 @@ def read(path, sample_rate: int) -> np.ndarray:
     # At once: piece by piece, soundfile seeks, and an mp3 does not decode well
     # after that.
     audio, rate = soundfile.read(path, dtype='float32', always_2d=True)
-  except (soundfile.LibsndfileError, OSError, MemoryError) as e:
+  except (soundfile.LibsndfileError, OSError, MemoryError, ValueError) as e:
     raise errors.UserError(
         f'{path} cannot be read as sound ({str(e).rstrip(".")}); use wav, '
         'flac, ogg or mp3') from None

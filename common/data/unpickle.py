@@ -16,9 +16,10 @@ import zipfile
 
 import numpy as np
 
-# A pickle may name one object many times; written out in full it may be at
-# most this many times longer than its file.
+# A pickle may name one object many times. What that makes may be at most this
+# many times larger than the file.
 MOST_SHARING = 64
+_TOO_OFTEN = 'pickle that holds itself, or one object far too often'
 _NUMBER = re.compile(r'[iuf][1248]|b1')
 
 
@@ -38,7 +39,7 @@ def loads(data: bytes):
 def load(f: typing.BinaryIO):
   """As `loads`, from a file; never asks for more than it declares to hold."""
   try:
-    whole = _Unpickler(f, encoding='latin1').load()
+    whole = _Unpickler(f).load()
     _size(whole, {}, MOST_SHARING * f.tell())
     return _plain(whole, {})
   except Error:
@@ -175,6 +176,10 @@ for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
 class _Unpickler(pickle._Unpickler):
   """The one written in Python: its memo is a dict."""
 
+  def __init__(self, f):
+    super().__init__(f, encoding='latin1')
+    self._tell, self._spent = f.tell, 0
+
   def find_class(self, module, name):
     if (module, name) not in _ALLOWED:
       raise Error(f'pickle asks for {module}.{name}'[:80])
@@ -183,10 +188,22 @@ class _Unpickler(pickle._Unpickler):
   def _refuse(self):
     raise Error('pickle does more than hold data')
 
+  def _reduce(self):
+    self._spend(self.stack[-1])
+    self.load_reduce()
+
   def _build(self):
     if not isinstance(self.stack[-2], (_Array, _Dtype)):
       self._refuse()
+    self._spend(self.stack[-1])
     self.load_build()
+
+  def _spend(self, arguments):
+    """Counts what is copied: one long string can be made an array often."""
+    self._spent += sum(len(a) for a in arguments
+                       if isinstance(a, (str, bytes, list)))
+    if self._spent > MOST_SHARING * self._tell():
+      raise Error(_TOO_OFTEN)
 
   # Keys are text: to hash tuples within tuples can overflow the stack.
   def _setitem(self):
@@ -221,8 +238,9 @@ class _Unpickler(pickle._Unpickler):
           pickle.LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_TUPLE,
           pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
           pickle.EMPTY_DICT, pickle.GLOBAL, pickle.STACK_GLOBAL,
-          pickle.REDUCE, pickle.GET, pickle.BINGET, pickle.LONG_BINGET,
+          pickle.GET, pickle.BINGET, pickle.LONG_BINGET,
           pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE)},
+      pickle.REDUCE[0]: _reduce,
       pickle.BUILD[0]: _build,
       pickle.SETITEM[0]: _setitem,
       pickle.SETITEMS[0]: _setitems,
@@ -246,7 +264,7 @@ def _size(value, sizes, most) -> float:
     for v in inside:
       total += _size(v, sizes, most)
       if total > most:
-        raise Error('pickle that holds itself, or one object far too often')
+        raise Error(_TOO_OFTEN)
     sizes[id(value)] = total
   return sizes[id(value)]
 

@@ -166,3 +166,12 @@ def test_louder_notes_are_brighter():
 def centroid(x):
   power = np.abs(np.fft.rfft(x))**2
   return (power * np.arange(len(power))).sum() / power.sum()
+
+
+def test_a_flac_that_leaves_its_length_open_is_refused(tmp_path):
+  data = bytearray(audio.encode(np.zeros(1000, np.float32), 16000, 'flac'))
+  data[21] &= 0xF0  # The 36 bits that count the samples: unknown, says FLAC.
+  data[22:26] = bytes(4)
+  (tmp_path / 'open.flac').write_bytes(data)
+  with pytest.raises(errors.UserError, match='cannot be read as sound'):
+    audio.read(tmp_path / 'open.flac', 16000)

@@ -571,9 +571,10 @@ def test_what_to_download_is_said(tmp_path):
   write_tar(other / 'nsynth-test.tfrecord.tar', tfrecords('test'), 'w')
   with pytest.raises(errors.UserError, match=r'instrument_labels\.txt .20 kB'):
     build(other)
-  (other / 'nsynth-instrument_labels.txt').write_text('a\nb\n')
-  with pytest.raises(errors.UserError, match='2 names of instruments'):
-    build(other)
+  for text in (b'a\nb\n', b'a\n' * 1006, b'\xff\xfe' * 50):
+    (other / 'nsynth-instrument_labels.txt').write_bytes(text)
+    with pytest.raises(errors.UserError, match='not hold 1006 different'):
+      build(other)
 
 
 def test_a_split_csv_of_another_shape_is_named(tmp_path):

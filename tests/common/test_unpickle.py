@@ -203,6 +203,16 @@ def test_one_list_named_far_too_often_is_refused():
   assert unpickle.loads(pickle.dumps([shared] * 50, 2)) == [shared] * 50
 
 
+def test_one_text_made_an_array_far_too_often_is_refused():
+  text = 'x' * 50_000
+  call = b'c_codecs\nencode\nh\x00U\x06latin1\x86R'
+  start = b'\x80\x02X' + struct.pack('<I', len(text)) + text.encode() + b'q\x00'
+  assert unpickle.loads(start + b'](' + call * 50 + b'e.') == [
+      text.encode()] * 50
+  with pytest.raises(unpickle.Error, match='far too often'):
+    unpickle.loads(start + b'](' + call * 10**4 + b'e.')
+
+
 def test_a_memo_of_gigabytes_is_never_made():
   """In the C unpickler this asks for 64 GB."""
   code = ('from common.data import unpickle\n'

@@ -152,11 +152,11 @@ class Nsynth(base.Builder):
 
   def _instrument_names(self):
     if path := self.find(_LABELS):
-      names = path.read_text('utf-8').split()
-      if len(set(names)) != INSTRUMENTS:
+      names = path.read_text('utf-8', errors='replace').split()
+      if not len(names) == len(set(names)) == INSTRUMENTS:
         raise errors.UserError(
-            f'{path} has {len(set(names))} names of instruments, not '
-            f'{INSTRUMENTS}; download it again from {_LABELS.url}')
+            f'{path} does not hold {INSTRUMENTS} different names of '
+            f'instruments; download it again from {_LABELS.url}')
       return names
     if self._is_tfrecord:
       raise errors.UserError(
