@@ -37,7 +37,6 @@ setup(
         'ml_collections>=1.1',
         'absl-py>=2.1',
         'tensorboardX>=2.6.4',
-        'symusic>=0.6,<0.7',
     ],
     extras_require={
         'cuda': ['jax[cuda13]'],

@@ -53,6 +53,13 @@ def get_config(size: str = 'paper'):
   if size == 'demo':
     c.data.name = 'synthetic_notes/demo'
     c.data.first_slice = True
+    c.model.dim = 8
+    c.model.upsample = 'nearest'  # Tones come soonest: no noise of its own.
+    c.model.learning_rate = 5e-4
+    c.batch_size = 5 * 16
+    c.steps = 120
+    c.log_every = 10
+    c.eval_every = c.sample_every = c.checkpoint.every = 40
   elif size == 'tiny':
     c.data.name = 'synthetic_notes/tiny'
     c.data.first_slice = True

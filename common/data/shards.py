@@ -274,7 +274,8 @@ def _compare(builder, counts):
       builder.builder_config.name, {}).items():
     for what, expected in published.items():
       checked.append(f'{split} {expected:,} {what}')
-      got = counts.get(split, {}).get(what, 0)
+      got = sum(c.get(what, 0) for s, c in counts.items()
+                if split in (s, 'all'))
       # Published hours are rounded.
       slack = 0.0051 if isinstance(expected, float) else 0
       if abs(got - expected) > slack:

@@ -160,6 +160,8 @@ def test_the_whole_set_is_split_by_the_first_digit(tmp_path, container):
         'A/Song.mid\nB/Ünten.mid' if name == first and container != 'itself'
         else '')
   assert sum(r['notes'] for r in report['splits'].values()) == 5 * len(files)
+  assert (f'all has {len(files)} units, the published data set has 176,581'
+          in report['warnings'])
 
 
 def test_matched_files_are_there_once_with_all_their_songs(tmp_path):
@@ -494,6 +496,15 @@ def test_a_file_without_five_tracks_is_skipped(tmp_path):
   assert report['splits']['train']['skipped'] == {
       'not 5 tracks': 1, 'drums are not the first track': 1,
       'broken npz (BadZipFile)': 1}
+
+
+@pytest.mark.parametrize('name, archive', [
+    ('lakh_midi/full', 'lmd_full'), ('lakh_midi/clean', 'clean_midi'),
+    ('lpd5/full', 'lpd_5_full')])
+def test_an_archive_of_something_else_is_named(tmp_path, name, archive):
+  as_tar(tmp_path / f'{archive}.tar.gz', {'README': b'', 'a/b.txt': b''})
+  with pytest.raises(errors.UserError, match=f'{archive}.*has no files with'):
+    prepare(tmp_path, name)
 
 
 def test_a_missing_archive_or_list_is_named(tmp_path):

@@ -29,6 +29,8 @@ def test_cross_entropy_is_finite_far_from_the_boundary():
   far = jnp.array([1e4])
   np.testing.assert_allclose(losses.dcgan_critic(-far, far), [1e4])
   np.testing.assert_allclose(losses.dcgan_generator(far), [0.0])
+  slope = jax.grad(lambda x: losses.dcgan_generator(x).sum())(-far)
+  np.testing.assert_allclose(slope, [-1.0])  # 0 if it were log(1 - sigmoid).
 
 
 @pytest.mark.parametrize('norm, want', [(1.0, 0.0), (2.0, 1.0), (0.5, 0.25)])
@@ -51,6 +53,19 @@ def test_each_pair_has_its_own_point_between():
   assert len(set(alpha.tolist())) > 900
   deciles = np.quantile(alpha, [0.0, 0.1, 0.5, 0.9, 1.0])
   np.testing.assert_allclose(deciles, [0.0, 0.1, 0.5, 0.9, 1.0], atol=0.05)
+
+
+def test_points_of_equal_pairs_are_the_pair():
+  x = jnp.array([[0.1, 0.2], [0.5, 0.0]])
+  got = losses.gradient_penalty(
+      lambda x: (x**2).sum(1) / 2, x, x, jax.random.key(0))
+  np.testing.assert_allclose(
+      got, (np.linalg.norm(x, axis=1) - 1) ** 2, rtol=1e-5)
+
+
+def test_no_epsilon_changes_a_small_slope():
+  norm = losses.gradient_norm(lambda x: 1e-10 * x.sum(1), jnp.ones((1, 4)))
+  np.testing.assert_allclose(norm, [2e-10], rtol=1e-6)
 
 
 def test_gradient_norm_counts_terms_across_the_batch():

@@ -61,7 +61,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   # A shard is closed before it would exceed either; the bytes are `Unit.size`.
   SHARD_UNITS = 4096
   SHARD_BYTES = 128 << 20
-  # {config: {split: {'examples': 229, 'hours': 159.24}}}, to check against.
+  # {config: {split: {'examples': 229, 'hours': 159.24}}}, to check against; the
+  # split 'all' is the sum of all.
   PUBLISHED: ClassVar[dict[str, dict[str, dict[str, float]]]] = {}
 
   # TFDS looks beside the code for checksums, through a package that it does

@@ -82,6 +82,10 @@ class _Lakh(base.Builder, skip_registration=True):
       split = _split_of(hashlib.md5(tied.first(md5).encode()).hexdigest())
       self.files[name] = _File(md5, tuple(songs[md5]), split)
       self._found.add(split)
+    if not self._found:
+      raise errors.UserError(
+          f'{self.path} has no files with names as in '
+          f'{self.archives()[0].name}; download that again')
 
   def splits(self):
     return [split for split in SPLITS if split in self._found]
