@@ -2,16 +2,21 @@
 
 import io
 import os
+import pathlib
+import subprocess
+import tempfile
 
 import numpy as np
 import soundfile
 import soxr
 
-from common import errors, synth
+from common import errors, midi, synth
 
 # What an mp3 can hold; `encode` resamples other rates up to the next one.
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _BLOCK = 1 << 16  # libsndfile's lossy encoders overflow the stack on more.
+_FLUIDSYNTH_RATES = (8000, 96000)
+_FRAME, _HOP = 2048, 64  # Of loudness, as in TFDS's NSynth and DDSP.
 
 
 def read(path, sample_rate: int) -> np.ndarray:
@@ -63,8 +68,97 @@ def encode(audio, sample_rate: int, format: str) -> bytes:
 
 
 def synthesize(notes: np.ndarray, sample_rate: int) -> np.ndarray:
-  """A table of notes (`midi.NOTE`) as sound, float32 [N], peak below 1."""
+  """A table of notes (`midi.NOTE`) as sound, float32 [N], peak below 1.
+
+  By FluidSynth where $OSTINATO_SOUNDFONT names an .sf2 file, else by `synth`:
+  what happens to be installed makes no difference.
+  """
+  if font := os.environ.get('OSTINATO_SOUNDFONT'):
+    return _fluidsynth(notes, sample_rate, pathlib.Path(font))
   return synth.render(notes, sample_rate)
+
+
+def loudness(audio, sample_rate: int) -> np.ndarray:
+  """A-weighted level of [N] samples, float32 [ceil(N / 64)], in dB.
+
+  Of frames of 2048 samples, not centred, zeros after the end; -120 or more. 0
+  is a mean square of 1: a full-scale sine at 1 kHz has -3.01.
+  """
+  weight = 10 ** (_a_weighting(sample_rate) / 10)
+  weight[1:-1] *= 2  # Bins that stand for negative frequencies, too.
+  weight /= _FRAME * (_window()**2).sum()
+  return _by_frame(audio, lambda power: 10 * np.log10(
+      np.maximum(power @ weight, 1e-12)))
+
+
+def mean_loudness(audio, sample_rate: int) -> np.ndarray:
+  """`loudness/db` of TFDS's NSynth: the mean over frequencies of their dB.
+
+  Frames as in `loudness`. A pure tone is near -120, however loud; noise
+  between -1 and 1 near 0.
+  """
+  weight = _a_weighting(sample_rate) - 20.7
+  return _by_frame(audio, lambda power: np.maximum(
+      10 * np.log10(np.maximum(power, 1e-40)) + weight, -120).mean(1))
+
+
+def _by_frame(audio, fn):
+  """fn(power [T, F] of some frames) -> [T], of all frames."""
+  audio = np.asarray(audio, np.float64)
+  count = -(-len(audio) // _HOP)
+  audio = np.pad(audio, (0, _FRAME + count * _HOP - len(audio)))
+  frames = np.lib.stride_tricks.sliding_window_view(audio, _FRAME)[::_HOP]
+  out = np.empty(count, np.float32)
+  for i in range(0, count, 1024):  # 17 MB each.
+    block = frames[i:min(i + 1024, count)] * _window()
+    out[i:i + 1024] = fn(np.abs(np.fft.rfft(block))**2)
+  return out
+
+
+def _window():
+  return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_FRAME) / _FRAME)  # Hann.
+
+
+def _a_weighting(sample_rate):
+  """dB of each bin (IEC 61672), not below -80, as librosa has it."""
+  square = np.fft.rfftfreq(_FRAME, 1 / sample_rate)**2
+  a, b, c, d = np.square([12194.217, 20.598997, 107.65265, 737.86223])
+  gain = a * square**2 / ((square + a) * (square + b) * np.sqrt(
+      (square + c) * (square + d)))
+  return np.maximum(2 + 20 * np.log10(np.maximum(gain, 1e-9)), -80)
+
+
+def _fluidsynth(notes, sample_rate, font):
+  """Needs the program; it says 0 to the shell where it has failed, too."""
+  with tempfile.TemporaryDirectory() as folder:
+    out, song = os.path.join(folder, 'a.wav'), os.path.join(folder, 'a.mid')
+    midi.write(song, notes)
+    low, high = _FLUIDSYNTH_RATES
+    try:
+      with open(font, 'rb') as f:
+        head = f.read(12)
+      if (head[:4], head[8:]) != (b'RIFF', b'sfbk'):  # It would take another.
+        raise errors.UserError(f'$OSTINATO_SOUNDFONT: {font} is not a '
+                               'SoundFont 2 file; name another, or unset it')
+      done = subprocess.run(
+          ['fluidsynth', '-ni', '-q', '-r',
+           str(min(max(sample_rate, low), high)), '-F', out, font, song],
+          capture_output=True, text=True, errors='replace', check=False)
+    except OSError as e:
+      raise errors.UserError(
+          '$OSTINATO_SOUNDFONT is set, which needs that file and the program '
+          f'fluidsynth, but {e.filename}: {e.strerror}; install it or unset '
+          'the variable') from None
+    problems = [line for line in done.stderr.splitlines()
+                if line.startswith('fluidsynth: error')]
+    if done.returncode or problems or not os.path.exists(out):
+      raise errors.UserError(
+          f'fluidsynth could not play with $OSTINATO_SOUNDFONT={font}: '
+          f'{"; ".join(problems) or f"status {done.returncode}"}; try another '
+          'soundfont, or unset the variable')
+    audio = read(out, sample_rate)
+  peak = np.abs(audio).max()
+  return audio * (0.9 / peak) if peak > 1e-3 else audio  # Silence has dither.
 
 
 def _checked(audio):

@@ -151,6 +151,9 @@ def _check(config):
     if value not in known:
       raise errors.UserError(
           f'model.{name}={value!r} is not one of {", ".join(map(repr, known))}')
+  if c.critic_updates < 1:
+    raise errors.UserError(f'model.critic_updates={c.critic_updates} is below '
+                           '1; the paper has 5')
   if config.batch_size % c.critic_updates:
     fits = max(1, config.batch_size // c.critic_updates) * c.critic_updates
     raise errors.UserError(
@@ -312,7 +315,7 @@ def preprocess(config):
     audio = np.asarray(example['audio'])
     if audio.dtype == np.int16:
       audio = audio / np.float32(32768)
-    audio = audio.reshape(len(audio), -1)
+    audio = audio[:, None] if audio.ndim == 1 else audio
     if audio.shape[1] != channels:
       raise errors.UserError(
           f'data.name={config.data.name!r} has {audio.shape[1]} channels; set '
@@ -322,7 +325,7 @@ def preprocess(config):
           f'data.name={config.data.name!r} is at {example["sample_rate"]} Hz; '
           f'prepare it at data.sample_rate={rate}, or set that')
     if config.data.peak_normalize:
-      audio = audio / max(np.abs(audio).max(), 1e-5)
+      audio = audio / np.abs(audio).max(initial=1e-5)
     spare = len(audio) - length
     start = 0
     if spare > 0 and not config.data.first_slice:

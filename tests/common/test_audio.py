@@ -1,3 +1,4 @@
+import sys
 import time
 
 import numpy as np
@@ -7,6 +8,11 @@ import soundfile
 from common import audio, errors, midi, synth
 
 RATE = 16000
+
+
+@pytest.fixture(autouse=True)
+def no_soundfont(monkeypatch):
+  monkeypatch.delenv('OSTINATO_SOUNDFONT', raising=False)
 
 
 def sine(hz, rate=RATE, seconds=1.0):
@@ -175,3 +181,108 @@ def test_a_flac_that_leaves_its_length_open_is_refused(tmp_path):
   (tmp_path / 'open.flac').write_bytes(data)
   with pytest.raises(errors.UserError, match='cannot be read as sound'):
     audio.read(tmp_path / 'open.flac', 16000)
+
+
+def test_a_weighting_has_its_published_values():
+  got = np.interp([20, 100, 440, 1000, 2500, 8000],
+                  np.fft.rfftfreq(2048, 1 / 20480), audio._a_weighting(20480))
+  np.testing.assert_allclose(  # 10 Hz a bin: each is one.
+      got, [-50.390085, -19.142432, -4.094556, 0.000344, 1.271013, -1.146782],
+      rtol=0, atol=2e-6)
+
+
+def test_loudness_of_a_sine_is_its_mean_square():
+  for gain, expected in ((1.0, -3.0103), (0.1, -23.0103)):
+    got = audio.loudness(gain * 2 * sine(1000, seconds=4), RATE)
+    assert got.shape == (1000,) and got.dtype == np.float32
+    # The last 31 frames go beyond the end of the sound.
+    np.testing.assert_allclose(got[:969], expected, atol=2e-3)
+    assert (got[980:] < expected - 0.5).all()
+  for hz, weight in ((440, -4.0946), (2500, 1.2710), (8000, -1.1468)):
+    got = audio.loudness(2 * sine(hz, 44100), 44100)[:600]
+    np.testing.assert_allclose(got, -3.0103 + weight, atol=0.05)
+
+
+def test_loudness_adds_up_over_sounds_and_silence_has_a_floor():
+  a, b = 2 * sine(1000, seconds=4), 2 * sine(2500, seconds=4)
+  got = audio.loudness(a + b, RATE)[:969].mean()
+  assert got == pytest.approx(  # Powers of the two.
+      10 * np.log10((10 ** 0.0000344 + 10 ** 0.1271013) / 2), abs=0.01)
+  for measure in (audio.loudness, audio.mean_loudness):
+    np.testing.assert_array_equal(measure(np.zeros(200), RATE), [-120] * 4)
+    assert measure(np.zeros(0), RATE).shape == (0,)
+
+
+def test_mean_loudness_is_that_of_tfds():
+  tone = np.sin(2 * np.pi * 1000 * np.arange(64000) / RATE)
+  got = audio.mean_loudness(tone, RATE)
+  assert got.shape == (1000,)
+  np.testing.assert_allclose(got[[0, 500, 999]],
+                             [-119.5625, -119.5625, -70.2330], atol=1e-3)
+  noise = np.random.default_rng(0).uniform(-1, 1, 64000)
+  got = audio.mean_loudness(noise, RATE)
+  assert got[:969].mean() == pytest.approx(0.28, abs=0.03)
+  assert got.mean() == pytest.approx(-0.03, abs=0.03)
+
+
+# Plays a sine at the rate that it is asked for, in two channels.
+FAKE = """#!{python}
+import math, struct, sys, wave
+args = sys.argv[1:]
+assert args[:2] == ['-ni', '-q'] and args[2] == '-r' and args[4] == '-F', args
+assert args[6].endswith('.sf2') and open(args[7], 'rb').read(4) == b'MThd'
+rate = int(args[3])
+assert 8000 <= rate <= 96000
+tone = [int(9000 * math.sin(2 * math.pi * 440 * t / rate)) for t in range(rate)]
+with wave.open(args[5], 'wb') as f:
+  f.setparams((2, 2, rate, 0, 'NONE', ''))
+  f.writeframes(b''.join(struct.pack('<2h', x, x) for x in tone))
+"""
+
+
+def fluidsynth(folder, monkeypatch, script=FAKE):
+  program, font = folder / 'fluidsynth', folder / 'my.sf2'
+  program.write_text(script.replace('{python}', sys.executable))
+  program.chmod(0o755)
+  font.write_bytes(b'RIFF\x04\0\0\0sfbk')
+  monkeypatch.setenv('PATH', str(folder))
+  monkeypatch.setenv('OSTINATO_SOUNDFONT', str(font))
+  return font
+
+
+@pytest.mark.parametrize('rate', [4000, 16000, 192000])
+def test_a_soundfont_is_played_by_fluidsynth(tmp_path, monkeypatch, rate):
+  fluidsynth(tmp_path, monkeypatch)
+  got = audio.synthesize(song(2), rate)
+  assert got.dtype == np.float32 and len(got) == pytest.approx(rate, abs=2)
+  assert np.abs(got).max() == pytest.approx(0.9, abs=1e-3)
+  assert np.abs(np.fft.rfft(got[:rate])).argmax() == 440
+
+
+def test_fluidsynth_alone_changes_nothing(tmp_path, monkeypatch):
+  expected = audio.synthesize(song(2), RATE)
+  fluidsynth(tmp_path, monkeypatch)
+  monkeypatch.delenv('OSTINATO_SOUNDFONT')
+  np.testing.assert_array_equal(audio.synthesize(song(2), RATE), expected)
+
+
+@pytest.mark.parametrize('spoil, sentence', [
+    (lambda font: font.unlink(), r'my\.sf2: No such file'),
+    (lambda font: font.write_text('words'), 'not a SoundFont 2 file'),
+    (lambda font: (font.parent / 'fluidsynth').unlink(),
+     'fluidsynth: No such file'),
+    (lambda font: (font.parent / 'fluidsynth').write_text('#!/bin/sh\nexit 3'),
+     'could not play .*status 3'),
+    # As the real program does it: status 0, and no file or another font.
+    (lambda font: (font.parent / 'fluidsynth').write_text('#!/bin/sh'),
+     'could not play .*status 0'),
+    (lambda font: (font.parent / 'fluidsynth').write_text(
+        FAKE.replace('{python}', sys.executable)
+        + "print('fluidsynth: error: bad font', file=sys.stderr)\n"),
+     'could not play .*error: bad font'),
+])
+def test_what_fluidsynth_lacks_is_named(tmp_path, monkeypatch, spoil, sentence):
+  spoil(fluidsynth(tmp_path, monkeypatch))
+  with pytest.raises(errors.UserError, match=sentence) as e:
+    audio.synthesize(song(2), RATE)
+  assert 'OSTINATO_SOUNDFONT' in str(e.value) and 'unset' in str(e.value)

@@ -1,5 +1,6 @@
 """WaveGAN against its table of layers as loops, and algorithm 1 as a loop."""
 
+import contextlib
 import functools
 
 import flax.linen as nn
@@ -363,43 +364,37 @@ def test_figures_at_initialisation(initial):
   assert float(loss) == pytest.approx(9.6, abs=0.1)
 
 
-class Recorder:
-  """Every pass of a training step: its net, inputs, output and weights."""
+@contextlib.contextmanager
+def recorded():
+  """A list that gets every pass: its net, inputs, output and weights."""
+  passes = []
 
-  def __init__(self):
-    self.passes = []
+  def listen(call, args, kwargs, context):
+    y = call(*args, **kwargs)
+    name = type(context.module).__name__
+    if name in ('Generator', 'Critic') and context.method_name == '__call__':
+      inputs = [jax.random.key_data(a) if jnp.issubdtype(
+          a.dtype, jax.dtypes.prng_key) else a for a in args]
+      jax.debug.callback(
+          lambda *a: passes.append((name, *jax.tree.map(np.asarray, a))),
+          inputs, y, context.module.variables['params'], ordered=True)
+    return y
 
-  def __enter__(self):
-    def listen(call, args, kwargs, context):
-      y = call(*args, **kwargs)
-      name = type(context.module).__name__
-      if name in ('Generator', 'Critic') and context.method_name == '__call__':
-        inputs = [jax.random.key_data(a) if jnp.issubdtype(
-            a.dtype, jax.dtypes.prng_key) else a for a in args]
-        jax.debug.callback(
-            lambda *a: self.passes.append((name, *jax.tree.map(
-                np.asarray, a))),
-            inputs, y, context.module.variables['params'], ordered=True)
-      return y
-    self.scope = nn.intercept_methods(listen)
-    self.scope.__enter__()
-    return self
-
-  def __exit__(self, *error):
-    self.scope.__exit__(*error)
+  with nn.intercept_methods(listen):
+    yield passes
+  jax.effects_barrier()
 
 
-def train_once(config):
+def train_once(config, listen=recorded):
   """(state before, batch, passes, state after, metrics) of one step."""
   model = wavegan.build(config)
   batch = {'audio': draw(config.batch_size, config.model.length, scale=0.3),
            'mask': jnp.ones(config.batch_size)}
   state = state_of(model)
-  with Recorder() as recorder:
+  with listen() as passes:
     after, metrics = jax.jit(model.train_step, static_argnums=3)(
         state, batch, jax.random.key(1), 0)
-    jax.effects_barrier()
-  return state, batch, recorder.passes, after, metrics
+  return state, batch, passes, after, metrics
 
 
 SHORT = {'length': 256, 'dim': 2}
@@ -588,7 +583,7 @@ def test_post_filter_is_one_trained_filter_for_all_sounds(short):
   del short  # Its length.
   state, _, _, after, _ = train_once(config_of(
       **SHORT, batch_size=4, critic_updates=2, loss='dcgan', post_filter=512,
-      batch_norm=True, learning_rate=0.003))
+      batch_norm=True, learning_rate=0.003), listen=contextlib.nullcontext)
   assert (flat(state.vars) != flat(after.vars)).all()
   params = dict(state.params['g'])
   kernel = params.pop('post_filter')
@@ -672,6 +667,7 @@ def test_evaluation_is_the_plain_critic_on_real_rows(trained):
     ({'loss': 'wgangp'}, ["model.loss='wgangp'", "'wgan-gp'", "'wgan'",
                           "'lsgan'", "'dcgan'"]),
     ({'upsample': 'nn'}, ["model.upsample='nn'", "'transpose'", "'nearest'"]),
+    ({'critic_updates': 0}, ['model.critic_updates=0']),
     ({'batch_size': 64, 'critic_updates': 5}, [
         'batch_size=64', 'model.critic_updates=5', '60', '65'])])
 def test_settings_that_cannot_work_are_refused(changes, words):
@@ -717,6 +713,12 @@ def test_short_clips_are_padded_at_the_end(first_slice):
   np.testing.assert_array_equal(
       examples(clip, first_slice=first_slice)[0],
       np.concatenate([clip, np.zeros(16384 - 9000, np.float32)]))
+
+
+def test_an_empty_clip_is_silence():
+  for peak_normalize in (False, True):
+    row, = examples(np.zeros(0, np.float32), peak_normalize=peak_normalize)
+    np.testing.assert_array_equal(row, np.zeros(16384, np.float32))
 
 
 def test_a_clip_of_one_window_is_that_window():
