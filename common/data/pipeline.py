@@ -6,7 +6,9 @@ resumed elsewhere continues exactly.
 """
 
 import dataclasses
+import functools
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +27,30 @@ class _Preprocess(grain.transforms.RandomMap):
     return self.fn(element, rng)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Epochs:
+  """A source repeated for ever, in a new order each time.
+
+  Grain's own shuffle walks a cipher of 2**16 numbers until one is below the
+  length: 0.7 ms an example for a set of 37, where a permutation costs nothing.
+  """
+
+  source: Any
+  seed: int
+
+  def __len__(self):
+    return sys.maxsize
+
+  def __getitem__(self, i):
+    epoch, k = divmod(i, len(self.source))
+    return self.source[_order(len(self.source), self.seed, epoch)[k]]
+
+
+@functools.lru_cache(maxsize=4)  # Threads read ahead into the next epoch.
+def _order(examples: int, seed: int, epoch: int) -> list[int]:
+  return np.random.default_rng([seed, epoch]).permutation(examples).tolist()
+
+
 def train(source, preprocess, *, batch_size: int, seed: int, start: int = 0,
           workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
   """This process's rows of each global batch, for ever, from batch `start`.
@@ -35,7 +61,7 @@ def train(source, preprocess, *, batch_size: int, seed: int, start: int = 0,
   processes = jax.process_count()
   if len(source) == 0:
     raise errors.UserError('the training split holds no examples')
-  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  dataset = grain.MapDataset.source(_Epochs(source, seed)).seed(seed)
   dataset = dataset.random_map(_Preprocess(preprocess))
   dataset = dataset.batch(batch_size // processes, drop_remainder=True)
   # Last of all, so that neither the order nor the draws above depend on it.
