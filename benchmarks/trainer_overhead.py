@@ -4,9 +4,9 @@
 
 A step of about 5 ms (a small perceptron), on one device, fed by the real
 pipeline from a prepared data set. The step is kept to one core, so that the
-loop has one of its own, as beside an accelerator. Bare: the same compiled step in a Python
-loop on one batch that is on the device already, waiting at the end only. The
-two are run in turn; the ratio of medians is what counts.
+loop has one of its own, as beside an accelerator. Bare: the same compiled
+step in a Python loop on one batch that is on the device already, waiting at
+the end only. The two are run in turn; the ratio of medians is what counts.
 """
 
 import os
