@@ -10,9 +10,9 @@ together, each linear in both arguments:
 
 Every derivative of one, of any order, is made of the other two. XLA on CPU is
 fast at the first and the third, and at the second as one matmul whose windows
-are added up; what it derives itself, above all for the gradient of a gradient
-penalty, is 10 to 100 times slower (benchmarks/RESULTS.md). So there are two
-implementations of both layers:
+are added up. What it derives itself is slow, above all for the gradient of a
+gradient penalty: a training step of WaveGAN (d = 16, 5 x 8 clips, 2 cores) took
+4.4 s, and 0.54 s by these sums. So both layers have two implementations:
 
   'lax'          lax convolutions, differentiated by XLA.
   'overlap_add'  the three sums as each other's derivatives. No jvp.
@@ -150,7 +150,7 @@ def _correlate(x, y, stride, padding, size):
   lo = padding[0]
   hi = size + (y.shape[1] - 1) * stride - x.shape[1] - lo
   # Transposed by hand. XLA would do that for us, but not inside of a loop, and
-  # there another layout is 10 to 70 times slower.
+  # there the other layout is slow (five updates of WaveGAN: 13 s, not 2.5).
   return lax.conv_general_dilated(
       x.transpose(2, 1, 0), y.transpose(1, 0, 2), (1,), [(lo, hi)],
       rhs_dilation=(stride,), dimension_numbers=DIMENSIONS).transpose(1, 0, 2)
