@@ -3,10 +3,15 @@
 import hashlib
 import os
 import pathlib
+import signal
 import tempfile
 
 import jax
 import pytest
+
+# A shell that starts us in the background has Ctrl-C ignored, in us and in all
+# that we start; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(

@@ -45,14 +45,15 @@ def test_make_knows_the_two_commands(tmp_path, environment):
   rest = [c for c in commands() if not c.startswith('python')]
   assert rest == ['make demo', 'make test']
   for command in rest:
-    shown = run(f'{command} -n VENV={tmp_path}/none', ROOT, environment)
+    shown = run(f'{command} -n --no-print-directory VENV={tmp_path}/none',
+                ROOT, environment)
     assert 'pip install' in shown  # Each makes its own environment.
   assert shown.rstrip().endswith('-m pytest -n 2')
 
 
 def test_the_demo_uses_what_exists(environment, tmp_path):
   """The demo's own commands, shortened to a few steps."""
-  shown = run('make demo -n -s VENV=none', ROOT, environment)
+  shown = run('make demo -n --no-print-directory VENV=none', ROOT, environment)
   lines = re.sub(r'\\\n\s*', ' ', shown).splitlines()
   ours = [x.replace('none/bin/python', 'python') for x in lines
           if x.startswith('none/bin/python -m common.')]
