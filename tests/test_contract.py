@@ -152,3 +152,24 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(
 def test_samples_are_written_during_training(run):
   kinds = {p.suffix for p in (run[0] / 'samples').iterdir()}
   assert '.png' in kinds and kinds & {'.wav', '.mid'}
+
+
+def test_the_work_of_a_step_is_split_over_the_devices(name, run):
+  opened = runs.load(run[0])
+  spec = {k: jax.ShapeDtypeStruct(tuple(s), d) for k, (s, d) in json.loads(
+      (run[0] / 'batch.json').read_text()).items()}
+
+  def flops(data):
+    mesh = sharding.make_mesh(data=data)
+    whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
+    on = lambda tree, where: jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
+    step = trainer.jit_step(
+        opened.model, mesh, jax.tree.map(lambda _: whole, opened.state))
+    return step.lower(
+        on(opened.state, whole), on(spec, rows),
+        on(jax.eval_shape(jax.random.key, 0), whole), stage=0,
+    ).compile().cost_analysis()['flops']
+
+  # A quarter, and the optimiser's share, which every device does.
+  assert flops(-1) < 0.35 * flops(1)
