@@ -1,5 +1,6 @@
 """Saving and restoring a run. The only file that knows Orbax."""
 
+import logging as python_logging
 import pathlib
 import shutil
 
@@ -22,6 +23,7 @@ class Checkpoints:
   def __init__(self, workdir, keep_last: int = 2, keep_every: int = 0):
     self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
     logging.get_absl_logger().addFilter(_is_news)
+    python_logging.getLogger('asyncio').addFilter(_is_news)
     keep = [checkpoint_managers.LatestN(keep_last)]
     if keep_every:
       keep.append(checkpoint_managers.EveryNSteps(keep_every))
@@ -133,8 +135,13 @@ def abstract(shapes, shardings):
 
 
 def _is_news(record) -> bool:
-  """Orbax logs the errors that it raises as well: once will do."""
-  return 'orbax' not in record.pathname or record.levelname != 'ERROR'
+  """Orbax logs the errors that it raises as well: once will do.
+
+  So does asyncio, for the writes beside the one that failed.
+  """
+  again = ('orbax' in record.pathname
+           or 'never retrieved' in record.getMessage())
+  return record.levelname != 'ERROR' or not again
 
 
 def _flat(tree) -> dict:
