@@ -24,7 +24,7 @@ hurdle. Numbers on the quarter-note data (nats per step) are another unit.
 
 0.473 (test: 0.483) is one seed of the size 'demo' with the real data, 256
 units, learning rate 4e-3, dropout .2 and transposition up to 3, after 2,000
-steps, 9 minutes on two busy CPU cores; docs/symbolic.md has the command. Its
+steps, 10 minutes on two busy CPU cores; docs/symbolic.md has the command. Its
 pieces are scored in segments of 256 tokens, not 1024.
 """
 
