@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from common import errors, losses, optim
+from common.data import chunks
 from common.model import Mean, Model, TrainState, row_keys
 from common.nn import conv
 
@@ -312,9 +313,13 @@ def preprocess(config):
   rate = config.data.sample_rate
 
   def fn(example, rng):
-    audio = np.asarray(example['audio'])
-    if audio.dtype == np.int16:
-      audio = audio / np.float32(32768)
+    stored = example['audio']
+    audio = (stored[:length] if config.data.first_slice
+             else chunks.window(example, length, rng))
+    full = 32768 if stored.dtype == np.int16 else 1
+    if config.data.peak_normalize:
+      full = max(np.abs(stored.astype(np.float32)).max(initial=0), 1e-5 * full)
+    audio = (audio / full).astype(np.float32)
     audio = audio[:, None] if audio.ndim == 1 else audio
     if audio.shape[1] != channels:
       raise errors.UserError(
@@ -324,13 +329,6 @@ def preprocess(config):
       raise errors.UserError(
           f'data.name={config.data.name!r} is at {example["sample_rate"]} Hz; '
           f'prepare it at data.sample_rate={rate}, or set that')
-    if config.data.peak_normalize:
-      audio = audio / np.abs(audio).max(initial=1e-5)
-    spare = len(audio) - length
-    start = 0
-    if spare > 0 and not config.data.first_slice:
-      start = int(rng.integers(spare + 1))
-    audio = audio[start:start + length].astype(np.float32)
     audio = np.pad(audio, ((0, length - len(audio)), (0, 0)))
     return {'audio': audio[:, 0] if channels == 1 else audio}
 

@@ -1,11 +1,13 @@
 """Recordings of any length, in chunks of ten seconds or a little more.
 
 The chunks of a recording are records of their own that follow each other, so
-that a window of one is read without the rest.
+that a window of one is read without the rest: `cut` makes them, `Recordings`
+and `window` read across their seams.
 """
 
+import functools
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import soxr
@@ -60,3 +62,50 @@ def cut(sound: Sound) -> Iterator[Chunk]:
     more = sound.read(min(end + margin, sound.samples) - begin - len(audio))
     audio = np.concatenate([audio, more])
     yield Chunk(number, (start, end), audio, start - begin, sound.sample_rate)
+
+
+class Recordings:
+  """A split's records; each chunk can fetch the one that follows it."""
+
+  def __init__(self, source):
+    self._source = source
+
+  def __len__(self):
+    return len(self._source)
+
+  def __getitem__(self, i: int) -> dict:
+    example = self._source[i]
+    if 'chunk' not in example:
+      return example
+    return {**example, 'following': functools.partial(
+        self._following, i, example['id'], example['chunk'])}
+
+  def _following(self, i, recording, number) -> dict | None:
+    """None at the end of a recording, or of the part of it in this split."""
+    if i + 1 == len(self):
+      return None
+    example = self[i + 1]
+    after = example['id'] == recording and example['chunk'] == number + 1
+    return example if after else None
+
+
+def window(example: dict[str, Any], length: int, rng: np.random.Generator
+           ) -> np.ndarray:
+  """`length` samples from anywhere in a record on; fewer if there are fewer.
+
+  With all chunks drawn alike, so are all windows of a recording, but for those
+  of its last chunk, which is longer and has no starts near its end.
+  """
+  audio = example['audio']
+  start = int(rng.integers(max(len(audio), 1)))
+  missing = start + length - len(audio)
+  if missing > 0:
+    parts, following = [audio], example.get('following', lambda: None)
+    while missing > 0 and (after := following()):
+      parts.append(after['audio'][:missing])
+      missing -= len(parts[-1])
+      following = after['following']
+    audio = np.concatenate(parts)
+    if missing > 0:  # Too near the end: whatever fits before it is as likely.
+      start = int(rng.integers(max(len(audio) - length, 0) + 1))
+  return audio[start:start + length]

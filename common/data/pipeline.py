@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from common import errors
+from common.data import chunks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,8 @@ def train(source, preprocess, *, batch_size: int, seed: int, start: int = 0,
   processes = jax.process_count()
   if len(source) == 0:
     raise errors.UserError('the training split holds no examples')
-  dataset = grain.MapDataset.source(_Epochs(source, seed)).seed(seed)
+  source = _Epochs(chunks.Recordings(source), seed)
+  dataset = grain.MapDataset.source(source).seed(seed)
   dataset = dataset.random_map(_Preprocess(preprocess))
   dataset = dataset.batch(batch_size // processes, drop_remainder=True)
   # Last of all, so that neither the order nor the draws above depend on it.
@@ -88,8 +90,9 @@ def evaluate(source, segments, *, batch_size: int,
   number, count = process or (jax.process_index(), jax.process_count())
   local = batch_size // count
   mine = slice(number * local, (number + 1) * local)
-  stream = grain.MapDataset.source(source).map(segments).to_iter_dataset(
-      grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))
+  stream = grain.MapDataset.source(chunks.Recordings(source)).map(
+      segments).to_iter_dataset(
+          grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))
   rows = itertools.chain.from_iterable(stream)
   for start in itertools.count(0, batch_size):
     chunk = list(itertools.islice(rows, batch_size))

@@ -8,7 +8,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from common import audio, errors, midi
-from common.data import builders
+from common.data import builders, chunks, pipeline
 from common.data.builders import folder as folder_lib
 from gansynth_jax import wavegan
 
@@ -163,6 +163,31 @@ def test_no_seam_where_a_long_file_is_decoded_in_segments(
   n = min(len(got), len(whole))
   # One step of 16 bits.
   assert np.abs(got[:n] / 32768 - np.clip(whole[:n], -1, 1)).max() < 1.1 / 32768
+
+
+def test_windows_of_the_pipeline_cross_the_chunks(tmp_path):
+  rng = np.random.default_rng(0)
+  whole = rng.integers(-2**15, 2**15, 45 * 8000).astype(np.int16)
+  (tmp_path / 'mine/train').mkdir(parents=True)
+  soundfile.write(tmp_path / 'mine/train/long.wav', whole, 8000)
+  sound(tmp_path / 'mine/train/z.wav', 8000, 8000)
+  prepare(tmp_path, 'audio_folder/mine-8000')
+  source = builders.open_split('audio_folder/mine-8000', 'train',
+                               tmp_path / 'data')
+  length = 12 * 8000  # Longer than a chunk.
+  batches = pipeline.train(
+      source, lambda example, rng: {'audio': np.pad(
+          window := chunks.window(example, length, rng),
+          (0, length - len(window)))}, batch_size=5, seed=0)
+  at = {}
+  for _ in range(8):
+    for row in next(batches)['audio']:
+      start = np.flatnonzero(whole == row[0])
+      start = [i for i in start if np.array_equal(whole[i:i + 9], row[:9])]
+      if start:  # Of the long file.
+        np.testing.assert_array_equal(row, whole[start[0]:start[0] + length])
+        at[start[0] // 80_000] = True
+  assert len(at) > 2
 
 
 @pytest.mark.parametrize('suffix', ['flac', 'ogg', 'mp3'])
