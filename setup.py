@@ -44,8 +44,8 @@ setup(
         'beam': ['apache-beam>=2.77'],
         'sweep': ['submitit>=1.5.3'],
         'wandb': ['wandb'],
-        'dev': ['pytest>=8.3', 'pytest-xdist>=3.6', 'ruff', 'mido>=1.3',
-                'submitit>=1.5.3', 'setuptools>=70', 'wheel'],
+        'dev': ['pytest>=8.3', 'pytest-xdist>=3.6', 'hypothesis>=6.100', 'ruff',
+                'mido>=1.3', 'submitit>=1.5.3', 'setuptools>=70', 'wheel'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

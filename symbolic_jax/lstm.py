@@ -29,7 +29,7 @@ import optax
 
 from common import errors, midi, optim, sampling
 from common import model as model_lib
-from symbolic_jax import events
+from symbolic_jax import chorales
 
 NOTHING = -1  # As an input token: the zero vector instead of a one-hot.
 
@@ -161,8 +161,8 @@ def preprocess(config):
     voices = voices[start:start + steps]
     if config.model.transpose:
       reach = config.model.transpose
-      voices = events.transpose_chorale(voices, rng.integers(-reach, reach + 1))
-    return {'tokens': _pad(events.encode_chorale(voices), config.model.length)}
+      voices = chorales.transpose(voices, rng.integers(-reach, reach + 1))
+    return {'tokens': _pad(chorales.encode(voices), config.model.length)}
 
   return fn
 
@@ -172,7 +172,7 @@ def segments(config):
   length = 4 * _steps(config)
 
   def fn(example):
-    tokens = events.encode_chorale(example['voices'])
+    tokens = chorales.encode(example['voices'])
     return [{'tokens': _pad(tokens[i:i + length], length)}
             for i in range(0, len(tokens), length)]
 
@@ -198,8 +198,8 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
   """
   step_s, steps = config.data.step_s, _steps(config)
   _require(temperature >= 0, f'temperature={temperature}', '0 or more')
-  _require(0 <= top_k <= events.CHORALE_VOCAB, f'top_k={top_k}',
-           f'0 (all) to {events.CHORALE_VOCAB}')
+  _require(0 <= top_k <= chorales.VOCAB, f'top_k={top_k}',
+           f'0 (all) to {chorales.VOCAB}')
   _require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
   _require(primer_s == 0 or primer_s >= step_s, f'primer_s={primer_s}',
            f'0, or {step_s} (a sixteenth) and more')
@@ -215,11 +215,11 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
   if primer:
     notes = midi.read(primer)
     try:
-      voices = events.chorale_from_notes(notes, step_s, config.data.programs)
+      voices = chorales.from_notes(notes, step_s, config.data.programs)
     except errors.UserError as e:
       raise errors.UserError(f'primer={primer}: {e}') from None
     kept = round(primer_s / step_s) if primer_s else wanted // 2
-    tokens = events.encode_chorale(voices[:kept])
+    tokens = chorales.encode(voices[:kept])
     _require(len(tokens) < 4 * wanted, f'primer_s={primer_s}',
              f'less than the {wanted * step_s} s of a sample, or '
              'duration_s=... for longer samples')
@@ -231,14 +231,14 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
 
 def _steps(config) -> int:
   length = config.model.length
-  if length < events.VOICES or length % events.VOICES:
+  if length < chorales.VOICES or length % chorales.VOICES:
     raise errors.UserError(
         f'config.model.length={length} is not a number of whole steps of four '
-        f'voices; use {max(1, length // events.VOICES) * events.VOICES}')
-  return length // events.VOICES
+        f'voices; use {max(1, length // chorales.VOICES) * chorales.VOICES}')
+  return length // chorales.VOICES
 
 
-def _pad(tokens, length, value=events.CHORALE_PAD):
+def _pad(tokens, length, value=chorales.PAD):
   return np.pad(tokens, (0, length - len(tokens)), constant_values=value)
 
 
@@ -252,7 +252,7 @@ def _require(good, given, works):
 
 def build(config) -> model_lib.Model:
   m = config.model
-  vocab, length = events.CHORALE_VOCAB, 4 * _steps(config)
+  vocab, length = chorales.VOCAB, 4 * _steps(config)
   net = LSTM(vocab, m.units, m.layers, m.dropout, jnp.dtype(config.dtype))
   tx = optax.chain(optax.clip_by_global_norm(m.clip),
                    optax.adam(m.learning_rate))
@@ -264,7 +264,7 @@ def build(config) -> model_lib.Model:
                           train=key is not None,
                           rngs=None if key is None else {'dropout': key})
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
-    real = (tokens != events.CHORALE_PAD) * batch['mask'][:, None]
+    real = (tokens != chorales.PAD) * batch['mask'][:, None]
     return nll, logits.argmax(-1) == tokens, real
 
   def init(key, batch):
@@ -308,7 +308,7 @@ def build(config) -> model_lib.Model:
     primer = batch.get('primer', jnp.zeros((rows, 0), jnp.int32))
     free = max(length - primer.shape[1], 0)
     primer = jnp.pad(primer, ((0, 0), (0, free)), constant_values=NOTHING)
-    allowed = jnp.arange(vocab)[None] != events.CHORALE_PAD
+    allowed = jnp.arange(vocab)[None] != chorales.PAD
 
     def step(carry, token):
       logits, carry = net.apply(
@@ -320,7 +320,7 @@ def build(config) -> model_lib.Model:
         forced=primer, temperature=batch.get('temperature', m.temperature),
         top_k=batch.get('top_k', m.top_k), top_p=batch.get('top_p', m.top_p))
     return {'tokens': tokens,
-            'roll': events.chorale_roll(events.decode_chorale(tokens))}
+            'roll': chorales.roll(chorales.decode(tokens))}
 
   return model_lib.Model(init=init, train_step=train_step,
                          eval_step=eval_step, sample=sample)

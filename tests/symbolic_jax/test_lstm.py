@@ -10,7 +10,7 @@ import pytest
 
 from common import config as config_lib
 from common import errors, midi
-from symbolic_jax import events, lstm
+from symbolic_jax import chorales, lstm
 
 
 def config_of(**changes):
@@ -28,7 +28,7 @@ def voices_of(seed, steps):
 
 
 def batch_of(rows, length, seed=0):
-  tokens = events.encode_chorale(voices_of(seed, rows * length // 4))
+  tokens = chorales.encode(voices_of(seed, rows * length // 4))
   return {'tokens': jnp.asarray(tokens.reshape(rows, length)),
           'mask': jnp.ones(rows), 'index': jnp.arange(rows)}
 
@@ -46,7 +46,7 @@ def small(scale=5.0, **changes):
 
 
 def apply(config, state, tokens):
-  net = lstm.LSTM(events.CHORALE_VOCAB, config.model.units,
+  net = lstm.LSTM(chorales.VOCAB, config.model.units,
                   config.model.layers)
   return net.apply({'params': state.params['model']}, tokens)[0]
 
@@ -160,7 +160,7 @@ def test_crops_start_on_steps_and_reach_both_ends():
   for _ in range(60):
     tokens = crop({'voices': voices}, rng)['tokens']
     assert tokens.shape == (64,) and tokens.dtype == np.int32
-    start, = find(events.encode_chorale(voices), tokens)
+    start, = find(chorales.encode(voices), tokens)
     starts.add(int(start))
   assert starts == {0, 4, 8, 12, 16}
 
@@ -171,15 +171,15 @@ def test_short_pieces_are_padded_at_the_end(steps):
   tokens = lstm.preprocess(config_of(length=64))(
       {'voices': voices}, np.random.default_rng(0))['tokens']
   np.testing.assert_array_equal(tokens[:4 * steps],
-                                events.encode_chorale(voices))
-  np.testing.assert_array_equal(tokens[4 * steps:], events.CHORALE_PAD)
+                                chorales.encode(voices))
+  np.testing.assert_array_equal(tokens[4 * steps:], chorales.PAD)
 
 
 def test_transposition_is_drawn_from_both_directions():
   voices = np.full((16, 4), 60, np.int16)
   crop = lstm.preprocess(config_of(length=64, transpose=2))
   rng = np.random.default_rng(0)
-  seen = {int(events.decode_chorale(crop({'voices': voices}, rng)['tokens'])[
+  seen = {int(chorales.decode(crop({'voices': voices}, rng)['tokens'])[
       0, 0]) for _ in range(100)}
   assert seen == {58, 59, 60, 61, 62}
 
@@ -192,8 +192,8 @@ def test_segments_hold_every_token_of_a_piece_once(steps):
   assert {row.shape for row in rows} == {(64,)}
   joined = np.concatenate(rows)
   np.testing.assert_array_equal(joined[:4 * steps],
-                                events.encode_chorale(voices))
-  assert (joined[4 * steps:] == events.CHORALE_PAD).all()
+                                chorales.encode(voices))
+  assert (joined[4 * steps:] == chorales.PAD).all()
   assert len(joined) - 4 * steps < 64
 
 
@@ -221,7 +221,7 @@ def test_nll_and_accuracy_are_means_over_real_tokens():
   config, model, state = small()
   batch = batch_of(3, 64)
   tokens = np.array(batch['tokens'])
-  tokens[1, 40:] = events.CHORALE_PAD
+  tokens[1, 40:] = chorales.PAD
   batch = {**batch, 'tokens': jnp.asarray(tokens),
            'mask': jnp.array([1.0, 1.0, 0.0])}
   got = jax.jit(model.eval_step)(state, batch, jax.random.key(0))
@@ -271,7 +271,7 @@ def first_update(**changes):
   batch = batch_of(8, 64)
   tokens = np.array(batch['tokens'])
   for row in range(8):  # Slices of unequal weight.
-    tokens[row, 64 - 6 * row:] = events.CHORALE_PAD
+    tokens[row, 64 - 6 * row:] = chorales.PAD
   batch = {'tokens': jnp.asarray(tokens), 'mask': batch['mask']}
   state = model.init(jax.random.key(0), batch)
   state, metrics = jax.jit(model.train_step, static_argnames='stage')(
@@ -370,7 +370,7 @@ def test_the_best_tokens_are_those_of_the_uncached_network():
   tokens = model.sample(state, rows_of(2, temperature=np.zeros(2)),
                         jax.random.key(0))['tokens']
   logits = np.array(apply(config, state, lstm.shift(tokens)))
-  assert (logits.argmax(-1) == events.CHORALE_PAD).all()  # Never drawn.
+  assert (logits.argmax(-1) == chorales.PAD).all()  # Never drawn.
   np.testing.assert_array_equal(logits[..., 1:].argmax(-1) + 1, tokens)
 
 
@@ -419,7 +419,7 @@ def test_a_primer_with_free_tokens_makes_a_sample_longer():
 
 def write(path, voices):
   config = config_of()
-  midi.write(path, midi.from_roll(events.chorale_roll(voices),
+  midi.write(path, midi.from_roll(chorales.roll(voices),
                                   config.data.step_s, config.data.programs))
   return str(path)
 
@@ -432,7 +432,7 @@ def test_a_midi_file_becomes_the_primer_of_every_row(tmp_path):
       'mask': (3,), 'index': (3,), 'temperature': (3,), 'top_k': (3,),
       'top_p': (3,), 'primer': (3, 64)}
   for row in batch['primer']:
-    np.testing.assert_array_equal(row[:40], events.encode_chorale(voices[:10]))
+    np.testing.assert_array_equal(row[:40], chorales.encode(voices[:10]))
     assert (row[40:] == lstm.NOTHING).all()
   assert (batch['temperature'] == np.float32(0.5)).all()
 
@@ -442,7 +442,7 @@ def test_samples_of_a_prompt_begin_with_the_file(tmp_path):
   voices = voices_of(0, 6)
   batch = lstm.prompt(config_of(), 2, primer=write(tmp_path / 'a.mid', voices))
   roll = model.sample(state, jax.device_put(batch), jax.random.key(0))['roll']
-  np.testing.assert_array_equal(roll[1, :6], events.chorale_roll(voices))
+  np.testing.assert_array_equal(roll[1, :6], chorales.roll(voices))
 
 
 def test_half_of_a_sample_is_primer_unless_told_otherwise(tmp_path):
@@ -475,7 +475,7 @@ def test_primers_that_cannot_be_used_are_refused_with_their_name(tmp_path):
   with pytest.raises(errors.UserError, match=r'primer_s=4.0 .*2\.0 s'):
     lstm.prompt(config_of(), 1, primer=path, primer_s=4.0)
   lstm.prompt(config_of(), 1, primer=path, primer_s=4.0, duration_s=5.0)
-  empty = write(tmp_path / 'empty.mid', np.full((4, 4), events.REST))
+  empty = write(tmp_path / 'empty.mid', np.full((4, 4), chorales.REST))
   with pytest.raises(errors.UserError, match=r'empty\.mid: no notes'):
     lstm.prompt(config_of(), 1, primer=empty)
   low = write(tmp_path / 'low.mid', np.full((4, 4), 20))
