@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from common import protobuf
+
 # NSynth's records have 256 kB. Unpacked, an Example of this size may take some
 # hundreds of megabytes.
 MOST_BYTES = 1 << 24
@@ -19,9 +21,7 @@ _POLYNOMIAL = np.uint32(0x82F63B78)  # Castagnoli's, reflected.
 # ones: a message that begins with it can be summed from a register of zeros.
 _START = np.uint32(0x641F6454)
 
-
-class Error(ValueError):
-  """The data is broken."""
+Error = protobuf.Error
 
 
 # --- Framing ----------------------------------------------------------------
@@ -102,8 +102,6 @@ def _tables(level):
 
 # --- tf.train.Example -------------------------------------------------------
 
-# How a value is written: the lower three bits of a tag.
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # What a Feature holds: the field number.
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 
@@ -111,17 +109,17 @@ _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 def example(payload: bytes) -> dict[str, list[bytes] | np.ndarray]:
   """The features of an Example: lists of bytes, float32 or int64 [N]."""
   features = {}
-  for number, wire, message in _fields(memoryview(payload)):
-    if (number, wire) != (1, _BYTES):
+  for number, wire, message in protobuf.fields(memoryview(payload)):
+    if (number, wire) != (1, protobuf.BYTES):
       continue  # A field of a later version.
-    for number, wire, entry in _fields(message):
-      if (number, wire) != (1, _BYTES):
+    for number, wire, entry in protobuf.fields(message):
+      if (number, wire) != (1, protobuf.BYTES):
         continue
       key, feature = b'', b''
-      for number, wire, value in _fields(entry):
-        if (number, wire) == (1, _BYTES):
+      for number, wire, value in protobuf.fields(entry):
+        if (number, wire) == (1, protobuf.BYTES):
           key = bytes(value)
-        elif (number, wire) == (2, _BYTES):
+        elif (number, wire) == (2, protobuf.BYTES):
           feature = value
       features[key.decode('utf-8', 'replace')] = _feature(feature)
   return features
@@ -129,8 +127,8 @@ def example(payload: bytes) -> dict[str, list[bytes] | np.ndarray]:
 
 def _feature(message):
   kind, parts = _BYTES_LIST, []  # Nothing at all: an empty list.
-  for number, wire, values in _fields(message):
-    if wire != _BYTES or number not in _LISTS:
+  for number, wire, values in protobuf.fields(message):
+    if wire != protobuf.BYTES or number not in _LISTS:
       continue
     if number != kind:  # The last kind counts.
       kind, parts = number, []
@@ -141,18 +139,18 @@ def _feature(message):
 
 
 def _bytes_list(message):
-  return [bytes(value) for number, wire, value in _fields(message)
-          if (number, wire) == (1, _BYTES)]
+  return [bytes(value) for number, wire, value in protobuf.fields(message)
+          if (number, wire) == (1, protobuf.BYTES)]
 
 
 def _float_list(message):
   if len(message) % 5 == 0:
     # Each with a tag of its own, as old writers do.
     rows = np.frombuffer(message, [('tag', 'u1'), ('value', '<f4')])
-    if (rows['tag'] == (1 << 3 | _FIXED32)).all():
+    if (rows['tag'] == (1 << 3 | protobuf.FIXED32)).all():
       return rows['value'].copy()
-  parts = [value for number, wire, value in _fields(message)
-           if number == 1 and wire in (_BYTES, _FIXED32)]
+  parts = [value for number, wire, value in protobuf.fields(message)
+           if number == 1 and wire in (protobuf.BYTES, protobuf.FIXED32)]
   if any(len(p) % 4 for p in parts):
     raise Error('broken floats in an Example')
   return np.frombuffer(b''.join(parts), '<f4')
@@ -160,10 +158,10 @@ def _float_list(message):
 
 def _int64_list(message):
   parts = [np.zeros(0, np.int64)]
-  for number, wire, value in _fields(message):
-    if number == 1 and wire == _BYTES:
+  for number, wire, value in protobuf.fields(message):
+    if number == 1 and wire == protobuf.BYTES:
       parts.append(_varints(value))
-    elif number == 1 and wire == _VARINT:
+    elif number == 1 and wire == protobuf.VARINT:
       parts.append(np.array([value], np.uint64).astype(np.int64))
   return np.concatenate(parts)
 
@@ -187,37 +185,3 @@ def _varints(data):
   place = np.arange(len(data)) - np.repeat(starts, lengths)
   bits = (data & 127).astype(np.uint64) << (7 * place).astype(np.uint64)
   return np.bitwise_or.reduceat(bits, starts).astype(np.int64)
-
-
-def _fields(message):
-  """(field number, how it is written, value) of each field of a message."""
-  position, end = 0, len(message)
-  while position < end:
-    tag, position = _varint(message, position)
-    number, wire = tag >> 3, tag & 7
-    if wire == _VARINT:
-      value, position = _varint(message, position)
-    elif wire in (_FIXED32, _FIXED64, _BYTES):
-      length = {_FIXED32: 4, _FIXED64: 8}.get(wire)
-      if length is None:
-        length, position = _varint(message, position)
-      if length > end - position:
-        raise Error('field of an Example that ends too early')
-      value = message[position:position + length]
-      position += length
-    else:
-      raise Error(f'field of an Example of wire type {wire}')
-    yield number, wire, value
-
-
-def _varint(message, position):
-  value = 0
-  for shift in range(0, 70, 7):
-    if position >= len(message):
-      break
-    byte = message[position]
-    position += 1
-    value |= (byte & 127) << shift
-    if byte < 128:
-      return value & 0xFFFFFFFFFFFFFFFF, position
-  raise Error('broken integer in an Example')
