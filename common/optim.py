@@ -1,6 +1,7 @@
-"""Gradients over slices of a batch."""
+"""Gradients over slices of a batch, and learning rates over steps."""
 
 import jax
+import jax.numpy as jnp
 
 
 def split(batch, n: int) -> list:
@@ -35,3 +36,16 @@ def accumulate(fn, params, batch, key, n: int = 1):
   (total, (weight, sums)), grads = jax.tree.map(lambda *x: sum(x), *parts)
   mean = lambda tree: jax.tree.map(lambda x: x / weight, tree)
   return total / weight, mean(sums), mean(grads)
+
+
+def inverse_root(scale: float, width: int, warmup: int):
+  """Learning rate of tensor2tensor: up in a line, then down as 1 / sqrt(step).
+
+  Its peak, at `warmup`, is scale / sqrt(width * warmup).
+  """
+  def rate(step):
+    later = jnp.maximum(step, warmup).astype(jnp.float32)
+    return (scale * jnp.minimum(1.0, step / warmup) * width**-0.5
+            * later**-0.5)
+
+  return rate

@@ -1,0 +1,229 @@
+"""A decoder-only Transformer, and the same network token by token.
+
+As tensor2tensor has it, which the Music Transformer was trained with: layer
+norm before each part and once at the end, no biases in the projections, values
+as wide as the residual stream whatever the width of the queries, input and
+output tables apart and drawn with standard deviation 1 / sqrt(width), inputs
+times sqrt(width). The layers are one `nn.scan`: their parameters have a leading
+axis, and compile time does not grow with depth.
+
+Shapes: B rows, L tokens, V vocabulary, C width of the residual stream.
+"""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from common.nn import attention
+
+NOTHING = -1  # As an input token: a zero vector.
+
+# How a token's place enters its vector. T2T adds a sinusoid in the relative
+# model too.
+PLACES = ('sinusoid', 'learned', 'concatenated', 'none')
+
+
+class Attention(nn.Module):
+  """Multi-head causal self-attention; see common/nn/attention.py."""
+
+  heads: int
+  width: int  # Of all queries together.
+  distances: int = 0  # Rows of the table of relative positions; 0: no table.
+  differences: tuple[int, ...] = ()  # Rows of each relation's table.
+  rotary: bool = False
+  block: int = 0
+  local: bool = False
+  clip: bool = False
+  dropout: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, values=(), cache=None, position=None, train=False):
+    """[B, L, C] -> [B, L, C]; with a cache L is 1, and the cache comes back.
+
+    `values` are those of the relations, [B, L] each.
+    """
+    features = x.shape[-1]
+    table_init = nn.initializers.normal((self.width // self.heads)**-0.5)
+    q, k = (self._project(name, x, self.width) for name in ('query', 'key'))
+    v = self._project('value', x, features)
+    table = lambda name, rows: self.param(
+        name, table_init, (self.heads, rows, q.shape[-1])).astype(self.dtype)
+    options = {'block': self.block, 'local': self.local, 'clip': self.clip,
+               'table': table('distance', self.distances)
+                        if self.distances else None}
+    tables = [table(f'difference_{i}', rows)
+              for i, rows in enumerate(self.differences)]
+    if self.rotary:
+      at = jnp.arange(x.shape[1]) if cache is None else position[None]
+      q, k = attention.rotate(q, at), attention.rotate(k, at)
+    if cache is None:
+      relations = [attention.Relation(*r)
+                   for r in zip(tables, values, strict=True)]
+      key = self.make_rng('dropout') if train and self.dropout else None
+      y = attention.causal(q, k, v, relations=relations, key=key,
+                           dropout=self.dropout, **options)
+    else:
+      relations = [attention.Relation(t, r[:, 0])
+                   for t, r in zip(tables, values, strict=True)]
+      y, cache = attention.step(cache, q[:, 0], k[:, 0], v[:, 0], position,
+                                relations=relations, **options)
+    y = y.reshape(*x.shape[:2], features)
+    return _dense(features, 'output', self.dtype)(y), cache
+
+  def _project(self, name, x, width):
+    y = _dense(width, name, self.dtype)(x)
+    return y.reshape(*x.shape[:2], self.heads, -1)
+
+
+class Layer(nn.Module):
+  """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+  attention: dict[str, Any]
+  feed_forward: int
+  dropout: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, values=(), cache=None, position=None, train=False):
+    drop = functools.partial(nn.Dropout(self.dropout), deterministic=not train)
+    y = _norm('norm_attention', self.dtype)(x)
+    y, cache = Attention(**self.attention, dropout=self.dropout,
+                         dtype=self.dtype, name='attention')(
+                             y, values, cache, position, train)
+    x += drop(y)
+    y = _norm('norm_feed_forward', self.dtype)(x)
+    y = nn.relu(_dense(self.feed_forward, 'inner', self.dtype, bias=True)(y))
+    y = _dense(x.shape[-1], 'outer', self.dtype, bias=True)(drop(y))
+    return x + drop(y), cache
+
+
+class Transformer(nn.Module):
+  """Logits of the next token after each input token."""
+
+  vocab: int
+  width: int  # C
+  layers: int
+  heads: int
+  attention_width: int
+  feed_forward: int
+  place: str = 'sinusoid'  # One of PLACES.
+  learned: int = 0  # Places that have a vector, if they are learned.
+  voices: int = 0  # > 0: which voice a token is of is concatenated as well.
+  distances: int = 0  # The rest as `Attention` has it.
+  differences: tuple[int, ...] = ()  # In the first layer only.
+  rotary: bool = False
+  block: int = 0
+  local: bool = False
+  clip: bool = False
+  dropout: float = 0.0
+  remat: bool = False  # Keep a layer's input only, and compute it twice.
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens, values=(), caches=None, position=None,
+               train=False):
+    """[B, L] -> logits [B, L, V] in float32, and the caches if there are any.
+
+    Args:
+      tokens: inputs, NOTHING for a zero vector.
+      values: what the relations compare, [B, L] int32 each.
+      caches: `empty_caches`, for one token at a time; L is 1.
+      position: scalar, the place of that token.
+      train: with dropout, of the 'dropout' rng.
+    """
+    at = jnp.arange(tokens.shape[1]) if caches is None else position[None]
+    x = self._embed(tokens, at)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    layer = functools.partial(
+        Layer, feed_forward=self.feed_forward, dropout=self.dropout,
+        dtype=self.dtype)
+    options = {'heads': self.heads, 'width': self.attention_width,
+               'distances': self.distances, 'rotary': self.rotary,
+               'block': self.block, 'local': self.local, 'clip': self.clip}
+    out, rest = [], self.layers
+    if self.differences:  # The first layer alone has the relations.
+      rest -= 1
+      x, cache = layer(
+          attention=options | {'differences': self.differences}, name='first')(
+              x, values, caches and caches[0], position, train)
+      out.append(cache)
+
+    def one(layer, x, cache):
+      return layer(x, (), cache, position, train)
+
+    if self.remat and caches is None:
+      one = nn.remat(one, prevent_cse=False)
+    x, cache = nn.scan(
+        one, variable_axes={'params': 0},
+        split_rngs={'params': True, 'dropout': True}, length=rest)(
+            layer(attention=options, name='layers'), x,
+            caches and caches[-1])
+    out.append(cache)
+    x = _norm('norm', jnp.float32)(x)
+    table = self.param('logits', nn.initializers.normal(self.width**-0.5),
+                       (self.vocab, self.width))
+    logits = jnp.einsum('blc,vc->blv', x.astype(self.dtype),
+                        table.astype(self.dtype),
+                        preferred_element_type=jnp.float32)
+    return logits, None if caches is None else tuple(out)
+
+  def empty_caches(self, rows: int, size: int):
+    """Of all layers: those before the scan, then one with a layer axis."""
+    cache = lambda relations: attention.Cache.empty(
+        rows, size, self.heads, self.attention_width // self.heads,
+        self.width // self.heads, relations, self.dtype)
+    first = (cache(len(self.differences)),) if self.differences else ()
+    rest = self.layers - len(first)
+    return (*first, jax.tree.map(
+        lambda x: jnp.broadcast_to(x[None], (rest, *x.shape)), cache(0)))
+
+  def _embed(self, tokens, at):
+    """Of the width, half is the token's if places are concatenated."""
+    parts = {'token': self.width}
+    if self.place == 'concatenated':
+      quarter = self.width // 4
+      parts = {'token': 2 * quarter, 'place': 2 * quarter}
+      if self.voices:
+        parts |= {'place': quarter, 'voice': quarter}
+    x = self._vectors('tokens', tokens, self.vocab, parts['token'])
+    if self.place == 'sinusoid':
+      return x + sinusoid(at, self.width)[None].astype(self.dtype)
+    if self.place == 'learned':
+      return x + self._vectors('places', at, self.learned, self.width)[None]
+    if self.place == 'concatenated':
+      rows = lambda y: jnp.broadcast_to(y[None], (*tokens.shape, y.shape[-1]))
+      x = [x, rows(sinusoid(at, parts['place']).astype(self.dtype))]
+      if self.voices:
+        x.append(rows(self._vectors(
+            'voices', at % self.voices, self.voices, parts['voice'])))
+      return jnp.concatenate(x, -1)
+    return x
+
+  def _vectors(self, name, ids, count, width):
+    """sqrt(C) times rows of a table; as a matmul, so that gradients repeat."""
+    table = self.param(name, nn.initializers.normal(self.width**-0.5),
+                       (count, width))
+    one_hot = jax.nn.one_hot(ids, count, dtype=self.dtype)
+    return one_hot @ table.astype(self.dtype) * math.sqrt(self.width)
+
+
+def sinusoid(positions, width: int):
+  """[L] -> [L, width]: all sines, then all cosines; 1 to 10,000 radians."""
+  half = width // 2
+  rates = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1))
+  angle = positions.astype(jnp.float32)[:, None] * rates[None]
+  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], 1)
+
+
+def _dense(features, name, dtype, bias=False):
+  return nn.Dense(features, use_bias=bias, dtype=dtype, name=name,
+                  kernel_init=nn.initializers.glorot_uniform())
+
+
+def _norm(name, dtype):
+  return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)

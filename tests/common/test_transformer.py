@@ -1,0 +1,181 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common import optim
+from common.nn import transformer
+
+SMALL = {'vocab': 17, 'width': 32, 'layers': 3, 'heads': 4,
+         'attention_width': 16, 'feed_forward': 24}
+MAESTRO = {'vocab': 388, 'width': 256, 'layers': 6, 'heads': 8,
+           'attention_width': 512, 'feed_forward': 2048, 'distances': 1024}
+JSB = {'vocab': 48, 'layers': 5, 'heads': 8}
+KINDS = {
+    'relative': {'distances': 12},
+    'fewer distances than tokens': {'distances': 5},
+    'clipped': {'distances': 5, 'clip': True},
+    'no positions': {'place': 'none'},
+    'learned': {'place': 'learned', 'learned': 12},
+    'rotary': {'place': 'none', 'rotary': True},
+    'concatenated': {'place': 'concatenated'},
+    'voices': {'place': 'concatenated', 'voices': 4, 'distances': 8},
+    'differences': {'differences': (9, 11), 'distances': 8},
+    'local': {'local': True, 'block': 3, 'distances': 6},
+    'remat, in blocks': {'remat': True, 'block': 4, 'distances': 8},
+}
+
+
+def make(**kwargs):
+  net = transformer.Transformer(**(SMALL | kwargs))
+  tokens = np.random.default_rng(0).integers(0, 17, (2, 12)).astype(np.int32)
+  values = tuple(np.random.default_rng(i).integers(0, 9, (2, 12)).astype(
+      np.int32) for i, _ in enumerate(net.differences))
+  return net, net.init(jax.random.key(0), tokens, values), tokens, values
+
+
+@pytest.mark.parametrize('config, count', [
+    (MAESTRO, 12_015_616), (MAESTRO | {'vocab': 310}, 11_975_680),
+    (MAESTRO | {'distances': 0}, 8_869_888),
+    (MAESTRO | {'vocab': 310, 'width': 384, 'layers': 8, 'feed_forward': 1024},
+     16_253_184),
+    (JSB | {'width': 512, 'attention_width': 512, 'feed_forward': 512,
+            'distances': 256}, 8_585_216),
+    (JSB | {'width': 256, 'attention_width': 256, 'feed_forward': 1024},
+     3_968_768)])
+def test_parameter_counts_are_those_of_tensor2tensor(config, count):
+  net = transformer.Transformer(**config)
+  shapes = jax.eval_shape(net.init, jax.random.key(0),
+                          jnp.zeros((1, 8), jnp.int32))
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == count
+
+
+def test_parts_of_a_layer_have_their_counts():
+  net = transformer.Transformer(**MAESTRO)
+  layer = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(
+      (1, 8), jnp.int32))['params']['layers']
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree)) // 6
+  parts = dict(layer['attention'])
+  assert size(parts.pop('distance')) == 524_288
+  assert size(parts) == 393_216
+  assert size([layer['inner'], layer['outer']]) == 1_050_880
+  assert size([layer['norm_attention'], layer['norm_feed_forward']]) == 1024
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_one_token_at_a_time_gives_the_logits_of_all(kind):
+  net, params, tokens, values = make(**KINDS[kind])
+  whole, none = net.apply(params, tokens, values)
+  assert none is None and whole.dtype == jnp.float32
+  caches = net.empty_caches(2, 12)
+  step = jax.jit(lambda c, t, v, i: net.apply(params, t, v, c, i))
+  for i in range(12):
+    at = slice(i, i + 1)
+    got, caches = step(caches, tokens[:, at], tuple(v[:, at] for v in values),
+                       jnp.int32(i))
+    np.testing.assert_allclose(got[:, 0], whole[:, i], atol=2e-5)
+
+
+@pytest.mark.parametrize('kind', ['relative', 'local', 'rotary', 'differences'])
+def test_a_token_changes_no_logits_before_its_own(kind):
+  net, params, tokens, values = make(**KINDS[kind])
+  whole, _ = net.apply(params, tokens, values)
+  for t in (1, 5, 11):
+    other = tokens.copy()
+    other[:, t] = (other[:, t] + 1) % 17
+    changed = [v.copy() for v in values]
+    for v in changed:
+      v[:, t] += 3
+    got, _ = net.apply(params, other, tuple(changed))
+    np.testing.assert_array_equal(got[:, :t], whole[:, :t])
+    assert np.abs(got[:, t] - whole[:, t]).max() > 1e-3
+
+
+def test_logits_equal_a_literal_restatement():
+  net, variables, tokens, _ = make(layers=2, distances=5)
+  tokens[0, 0] = transformer.NOTHING
+  p = jax.tree.map(lambda x: np.asarray(x, np.float64), variables['params'])
+
+  def norm(x, scale, bias):
+    mean = x.mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * scale + bias
+
+  x = np.zeros((2, 12, 32))
+  for b in range(2):
+    for i in range(12):
+      if tokens[b, i] >= 0:
+        x[b, i] = p['tokens'][tokens[b, i]] * math.sqrt(32)
+      for j in range(16):
+        angle = i / 10000 ** (j / 15)
+        x[b, i, j] += math.sin(angle)
+        x[b, i, 16 + j] += math.cos(angle)
+  for n in range(2):
+    w = jax.tree.map(lambda x, n=n: x[n], p['layers'])
+    a = w['attention']
+    y = norm(x, w['norm_attention']['scale'], w['norm_attention']['bias'])
+    q, k, v = (np.reshape(y @ a[name]['kernel'], (2, 12, 4, -1))
+               for name in ('query', 'key', 'value'))
+    out = np.zeros(v.shape)
+    for i in range(12):
+      logits = np.einsum('bhd,bjhd->bhj', q[:, i], k[:, :i + 1])
+      for j in range(max(0, i - 4), i + 1):  # Further back: nothing.
+        logits[:, :, j] += np.einsum('bhd,hd->bh', q[:, i],
+                                     a['distance'][:, 4 - (i - j)])
+      weights = np.exp(logits / 2)  # Square root of a width of 4.
+      weights /= weights.sum(-1, keepdims=True)
+      out[:, i] = np.einsum('bhj,bjhe->bhe', weights, v[:, :i + 1])
+    x = x + out.reshape(2, 12, 32) @ a['output']['kernel']
+    y = norm(x, w['norm_feed_forward']['scale'], w['norm_feed_forward']['bias'])
+    y = np.maximum(y @ w['inner']['kernel'] + w['inner']['bias'], 0)
+    x = x + y @ w['outer']['kernel'] + w['outer']['bias']
+  want = norm(x, p['norm']['scale'], p['norm']['bias']) @ p['logits'].T
+  got, _ = net.apply(variables, tokens)
+  np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def test_the_first_loss_is_a_half_above_a_uniform_guess():
+  net = transformer.Transformer(**JSB, width=256, attention_width=256,
+                                feed_forward=1024)
+  tokens = np.random.default_rng(0).integers(0, 48, (2, 64)).astype(np.int32)
+  logits, _ = net.apply(net.init(jax.random.key(0), tokens), tokens)
+  nll = -jax.nn.log_softmax(logits).mean()  # Over all tokens alike.
+  assert abs(nll - (math.log(48) + 0.5)) < 0.1
+
+
+def test_sinusoids_are_sines_then_cosines():
+  got = transformer.sinusoid(jnp.array([0, 1, 7]), 6)
+  rates = [1, 1e-2, 1e-4]
+  want = [[math.sin(i * r) for r in rates] + [math.cos(i * r) for r in rates]
+          for i in (0, 1, 7)]
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_remat_and_blocks_change_no_gradient():
+  def gradient(**kwargs):
+    net, params, tokens, _ = make(distances=8, **kwargs)
+    return jax.grad(lambda p: net.apply(p, tokens)[0].std())(params)
+
+  plain, other = gradient(), gradient(remat=True, block=4)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), plain,
+               other)
+
+
+def test_dropout_is_drawn_from_its_key_in_training_only():
+  net, params, tokens, _ = make(distances=8, dropout=0.5)
+  run = lambda n: net.apply(params, tokens, train=True,
+                            rngs={'dropout': jax.random.key(n)})[0]
+  np.testing.assert_array_equal(run(0), run(0))
+  assert np.abs(run(0) - run(1)).max() > 0.1
+  assert np.abs(run(0) - net.apply(params, tokens)[0]).max() > 0.1
+
+
+@pytest.mark.parametrize('width, step, rate', [
+    (256, 0, 0.0), (256, 1, 1.747e-7), (256, 4000, 6.988e-4),
+    (256, 8000, 1.398e-3), (256, 32_000, 6.988e-4), (512, 1, 1.235e-7),
+    (512, 8000, 9.882e-4), (512, 32_000, 4.941e-4), (384, 8000, 1.141e-3)])
+def test_the_learning_rate_rises_and_falls_as_in_tensor2tensor(
+    width, step, rate):
+  got = optim.inverse_root(2.0, width, 8000)(jnp.int32(step))
+  np.testing.assert_allclose(got, rate, rtol=5e-4)
