@@ -46,10 +46,14 @@ class Song(NamedTuple):
 
 def read(path) -> np.ndarray:
   """The notes of a MIDI file in order of time, without the sustain pedal."""
+  return in_order(load(path).notes)
+
+
+def load(path) -> Song:
+  """`parse` of a file, with errors that name it."""
   try:
     with open(path, 'rb') as f:
-      data = f.read(smf.MOST_BYTES + 1)
-    return in_order(parse(data).notes)
+      return parse(f.read(smf.MOST_BYTES + 1))
   except OSError as e:
     raise errors.UserError(
         f'MIDI file {path} cannot be read: {e.strerror}') from None
@@ -116,6 +120,14 @@ def sustained(song: Song) -> np.ndarray:
 
 
 def write(path, notes: np.ndarray) -> None:
+  """The bytes of `encode`, under their name when they are complete."""
+  temporary = f'{path}.tmp'
+  with open(temporary, 'wb') as f:
+    f.write(encode(notes))
+  os.replace(temporary, path)
+
+
+def encode(notes: np.ndarray) -> bytes:
   """A format-1 file with one track for each (program, is_drum).
 
   A note that is still held when its pitch is struck again ends there, as it
@@ -137,10 +149,7 @@ def write(path, notes: np.ndarray) -> None:
         bytes([0, 0xff, 0x21, 1, port, 0, 0xc0 | channel, program])
         + _note_events(rows, channel)))
   header = b'MThd' + struct.pack('>IHHH', 6, 1, len(chunks), TICKS_PER_S // 2)
-  temporary = f'{path}.tmp'
-  with open(temporary, 'wb') as f:
-    f.write(header + b''.join(chunks))
-  os.replace(temporary, path)
+  return header + b''.join(chunks)
 
 
 def from_roll(roll, step_s: float, programs) -> np.ndarray:

@@ -95,5 +95,6 @@ def fetch(tree):
   if jax.process_count() == 1:
     return jax.device_get(tree)
   return jax.tree.map(
-      lambda x: np.asarray(x) if x.is_fully_replicated
+      lambda x: x if isinstance(x, np.ndarray)  # A sampler's own host data.
+      else np.asarray(x) if x.is_fully_replicated
       else multihost_utils.process_allgather(x, tiled=True), tree)

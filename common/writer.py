@@ -19,6 +19,8 @@ from tensorboardX.proto import event_pb2, summary_pb2
 
 from common import audio, errors, image, midi
 
+PICTURE_STEP_S = 0.05  # A column of a picture of notes that have no grid.
+
 
 class Writer:
   """Appends from `step` on; what a killed run wrote after it is dropped."""
@@ -123,6 +125,11 @@ def write_samples(folder: pathlib.Path, stem: str, arrays, data
     midi.write(folder / f'{stem}_{i:02d}.mid',
                midi.from_roll(roll, data.step_s, data.programs))
     pictures[f'{i:02d}'] = image.roll(roll)
+  for i, notes in enumerate(arrays.get('notes', ())):
+    midi.write(folder / f'{stem}_{i:02d}.mid', notes)
+    if len(notes):
+      pictures[f'{i:02d}'] = image.roll(midi.to_roll(
+          notes, PICTURE_STEP_S, sorted(set(notes['program'].tolist()))))
   for name, picture in pictures.items():
     (folder / f'{stem}_{name}.png').write_bytes(image.png(picture))
   return {f'sample_{name}': p for name, p in pictures.items()}

@@ -46,6 +46,8 @@ def get_config(size: str = 'paper'):
   c.eval_every = 50
   c.sample_every = 200
   c.checkpoint.every = c.checkpoint.keep_every = 100
+  c.model.tokens = 'chorales'
+  c.model.eval_length = 0  # Longer: also the likelihood beyond `length`.
   c.model.layers = 3  # PerformanceRNN, as the next three and no dropout.
   c.model.units = 512
   c.model.learning_rate = 1e-3

@@ -10,10 +10,8 @@ from the released code, and why:
     token of a piece is predicted and counted.
   * It leaves dropout on in its evaluation; here it is off.
 
-Likelihood: nats per token, over all tokens but padding. A piece longer than
-`config.model.length` is scored in consecutive segments, each from a zero state:
-every token is counted once, and none is predicted from more context than in
-training.
+Examples, likelihood and sampling: symbolic_jax/language_model.py. A segment of
+a piece is scored from a zero state.
 
 Shapes: B rows, L tokens, V vocabulary, H units, T time steps of the network.
 Inside the network time comes first: [T, B, ...].
@@ -24,14 +22,13 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from common import errors, midi, optim, sampling
 from common import model as model_lib
-from symbolic_jax import chorales
+from symbolic_jax import language_model, pieces
+from symbolic_jax.language_model import preprocess, prompt, segments
 
-NOTHING = -1  # As an input token: the zero vector instead of a one-hot.
+__all__ = ['build', 'preprocess', 'prompt', 'segments']
 
 
 # ---------------------------------------------------------------- network
@@ -144,183 +141,30 @@ class LSTM(nn.Module):
     return tuple((c, c.astype(self.dtype)) for _ in range(self.layers))
 
 
-def shift(tokens):  # [B, L] -> [B, L]: the input that predicts each token.
-  return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=NOTHING)
-
-
-# ---------------------------------------------------------------- examples
-
-
-def preprocess(config):
-  """A random crop that starts on a step; shorter pieces are padded."""
-  steps = _steps(config)
-
-  def fn(example, rng):
-    voices = example['voices']
-    start = rng.integers(max(len(voices) - steps, 0) + 1)
-    voices = voices[start:start + steps]
-    if config.model.transpose:
-      reach = config.model.transpose
-      voices = chorales.transpose(voices, rng.integers(-reach, reach + 1))
-    return {'tokens': _pad(chorales.encode(voices), config.model.length)}
-
-  return fn
-
-
-def segments(config):
-  """A whole piece as consecutive crops, the last one padded."""
-  length = 4 * _steps(config)
-
-  def fn(example):
-    tokens = chorales.encode(example['voices'])
-    return [{'tokens': _pad(tokens[i:i + length], length)}
-            for i in range(0, len(tokens), length)]
-
-  return fn
-
-
-def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
-           duration_s: float = 0.0, temperature: float = 1.0, top_k: int = 0,
-           top_p: float = 1.0):
-  """Conditions for `sample`: a MIDI file to continue, and how to draw.
-
-  Args:
-    config: of the run.
-    count: number of samples.
-    primer: MIDI file whose beginning every sample starts with.
-    primer_s: how much of it, from its first note on; 0 for up to half of the
-      sample.
-    duration_s: length of a sample, primer included; 0 for that of training,
-      and no shorter.
-    temperature: 1 draws from the model, lower is safer, 0 takes the best.
-    top_k: draws among this many tokens only, 0 for all.
-    top_p: draws among the fewest tokens with this much mass.
-  """
-  step_s, steps = config.data.step_s, _steps(config)
-  _require(temperature >= 0, f'temperature={temperature}', '0 or more')
-  _require(0 <= top_k <= chorales.VOCAB, f'top_k={top_k}',
-           f'0 (all) to {chorales.VOCAB}')
-  _require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
-  _require(primer_s == 0 or primer_s >= step_s, f'primer_s={primer_s}',
-           f'0, or {step_s} (a sixteenth) and more')
-  wanted = round(duration_s / step_s) if duration_s else steps
-  _require(wanted >= steps, f'duration_s={duration_s}',
-           f'0, or {steps * step_s} and more')
-  rows = lambda value, dtype: np.full(count, value, dtype)
-  batch = {
-      'mask': rows(1, np.float32), 'index': np.arange(count, dtype=np.int32),
-      'temperature': rows(temperature, np.float32),
-      'top_k': rows(top_k, np.int32), 'top_p': rows(top_p, np.float32)}
-  tokens = np.empty(0, np.int32)
-  if primer:
-    notes = midi.read(primer)
-    try:
-      voices = chorales.from_notes(notes, step_s, config.data.programs)
-    except errors.UserError as e:
-      raise errors.UserError(f'primer={primer}: {e}') from None
-    kept = round(primer_s / step_s) if primer_s else wanted // 2
-    tokens = chorales.encode(voices[:kept])
-    _require(len(tokens) < 4 * wanted, f'primer_s={primer_s}',
-             f'less than the {wanted * step_s} s of a sample, or '
-             'duration_s=... for longer samples')
-  if len(tokens) or wanted > steps:
-    tokens = _pad(tokens, 4 * wanted, NOTHING)
-    batch['primer'] = np.tile(tokens, (count, 1))
-  return batch
-
-
-def _steps(config) -> int:
-  length = config.model.length
-  if length < chorales.VOICES or length % chorales.VOICES:
-    raise errors.UserError(
-        f'config.model.length={length} is not a number of whole steps of four '
-        f'voices; use {max(1, length // chorales.VOICES) * chorales.VOICES}')
-  return length // chorales.VOICES
-
-
-def _pad(tokens, length, value=chorales.PAD):
-  return np.pad(tokens, (0, length - len(tokens)), constant_values=value)
-
-
-def _require(good, given, works):
-  if not good:
-    raise errors.UserError(f'{given} does not work; use {works}')
-
-
 # ---------------------------------------------------------------- model
 
 
 def build(config) -> model_lib.Model:
   m = config.model
-  vocab, length = chorales.VOCAB, 4 * _steps(config)
-  net = LSTM(vocab, m.units, m.layers, m.dropout, jnp.dtype(config.dtype))
-  tx = optax.chain(optax.clip_by_global_norm(m.clip),
-                   optax.adam(m.learning_rate))
+  net = LSTM(pieces.make(config).vocab, m.units, m.layers, m.dropout,
+             jnp.dtype(config.dtype))
 
-  def score(params, batch, key=None):
-    """Per token [B, L]: nats, whether the best guess is right, whether real."""
-    tokens = batch['tokens']
-    logits, _ = net.apply({'params': params}, shift(tokens),
-                          train=key is not None,
-                          rngs=None if key is None else {'dropout': key})
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
-    real = (tokens != chorales.PAD) * batch['mask'][:, None]
-    return nll, logits.argmax(-1) == tokens, real
+  def init(key, inputs):
+    return net.init(key, inputs)['params']
 
-  def init(key, batch):
-    params = {'model': net.init(key, batch['tokens'][:1])['params']}
-    return model_lib.TrainState.create(
-        params, {'model': tx.init(params['model'])})
+  def logits(params, inputs, key):
+    return net.apply({'params': params}, inputs, train=key is not None,
+                     rngs=None if key is None else {'dropout': key})[0]
 
-  def train_step(state, batch, key, stage):
-    del stage  # One stage only.
+  def start(rows, tokens):
+    del tokens  # Its state is of one size.
+    return net.start(rows)
 
-    def loss_fn(params, batch, key):
-      nll, right, real = score(params, batch, key)
-      return (nll * real).sum(), (real.sum(), {'right': (right * real).sum()})
+  def step(params, carry, inputs):
+    out, carry = net.apply({'params': params}, inputs[:, None], carry)
+    return carry, out[:, 0]
 
-    params = state.params['model']
-    loss, means, grads = optim.accumulate(
-        loss_fn, params, batch, key, m.accumulate)
-    updates, opt = tx.update(grads, state.opt['model'], params)
-    state = state.replace(
-        params={'model': optax.apply_updates(params, updates)},
-        opt={'model': opt})
-    return state, {'loss/nll': loss, 'train/accuracy': means['right'],
-                   'train/grad_norm': optax.tree.norm(grads)}
-
-  def eval_step(state, batch, key):
-    del key  # Nothing is random.
-    nll, right, real = score(state.params['model'], batch)
-    return {'nll': model_lib.Mean.of(nll, real),
-            'accuracy': model_lib.Mean.of(right.astype(jnp.float32), real)}
-
-  @jax.jit
-  def sample(state, batch, key):
-    """Draws a row for each of batch['index'].
-
-    A batch may have `primer` [B, P], tokens that a sample keeps, -1 where free
-    (beyond config.model.length it makes the sample longer), and `temperature`,
-    `top_k`, `top_p` [B] instead of the config's.
-    """
-    keys = model_lib.row_keys(key, batch['index'])
-    rows = keys.shape[0]
-    primer = batch.get('primer', jnp.zeros((rows, 0), jnp.int32))
-    free = max(length - primer.shape[1], 0)
-    primer = jnp.pad(primer, ((0, 0), (0, free)), constant_values=NOTHING)
-    allowed = jnp.arange(vocab)[None] != chorales.PAD
-
-    def step(carry, token):
-      logits, carry = net.apply(
-          {'params': state.params['model']}, token[:, None], carry)
-      return carry, jnp.where(allowed, logits[:, 0], -jnp.inf)
-
-    tokens = sampling.decode(
-        step, net.start(rows), jnp.full(rows, NOTHING), keys, primer.shape[1],
-        forced=primer, temperature=batch.get('temperature', m.temperature),
-        top_k=batch.get('top_k', m.top_k), top_p=batch.get('top_p', m.top_p))
-    return {'tokens': tokens,
-            'roll': chorales.roll(chorales.decode(tokens))}
-
-  return model_lib.Model(init=init, train_step=train_step,
-                         eval_step=eval_step, sample=sample)
+  return language_model.build(
+      config, language_model.Network(init, logits, start, step),
+      optax.chain(optax.clip_by_global_norm(m.clip),
+                  optax.adam(m.learning_rate)))

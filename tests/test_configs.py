@@ -53,8 +53,13 @@ def shapes(config, example) -> list[str]:
   _, metrics = jax.eval_shape(
       lambda s, b, k: model.train_step(s, b, k, 0), state, spec, key)
   out.append(f'> metrics: {", ".join(sorted(metrics))}')
-  sampled = jax.eval_shape(model.sample, state,
-                           generate.prompt(file, config, 2, []), key)
+  if model.sample is None:
+    return [*out, '> sample: none']
+  try:
+    sampled = jax.eval_shape(model.sample, state,
+                             generate.prompt(file, config, 2, []), key)
+  except jax.errors.TracerArrayConversionError:
+    return [*out, '> sample: made on the host']
   out += [f'> sample {k}: {x.dtype}{list(x.shape)}' for k, x in sampled.items()]
   return out
 

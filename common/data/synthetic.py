@@ -138,6 +138,44 @@ def chorale(split: str, index: int) -> dict:
   return {'id': index, 'voices': np.concatenate(parts).astype(np.int16)}
 
 
+# --- Performances, as in MAESTRO --------------------------------------------
+
+
+def performance(split: str, index: int) -> dict:
+  """A chorale as a pianist might play it: tempo, touch and loudness move.
+
+  {'id', 'canonical_composer', 'canonical_title': str, 'year': int,
+   'duration': float, 'midi': bytes, 'notes': int}
+  """
+  rng = _rng('performance', split, index)
+  voices = chorale(split, index)['voices']
+  steps = len(voices)
+  # Seconds a step: a tempo of its own, a slow sway, and a slowing at the end.
+  sway = np.cumsum(rng.normal(0, 0.02, steps))
+  ending = np.maximum(np.arange(steps) - steps + 12, 0) / 12
+  step_s = rng.uniform(0.11, 0.17) * np.exp(
+      np.clip(sway - sway.mean(), -0.2, 0.2) + 0.6 * ending**2)
+  time_s = np.concatenate([[0], np.cumsum(step_s)])
+  swell = 8 * np.sin(np.arange(steps) * 2 * np.pi / rng.uniform(48, 80))
+  rows = []
+  for voice, line in enumerate(voices.T):
+    new = np.flatnonzero(np.diff(line, prepend=-2))
+    for start, end in zip(new, [*new[1:], steps], strict=True):
+      if line[start] < 0:
+        continue
+      begin = time_s[start] + abs(rng.normal(0, 0.012))
+      held = (time_s[end] - time_s[start]) * rng.uniform(0.8, 1.0)
+      loud = (62 + 14 * (voice == 0) + 4 * (voice == 3) + swell[start]
+              + 5 * (start % 16 == 0) + rng.normal(0, 4))
+      rows.append((begin, begin + held, line[start], np.clip(loud, 20, 120),
+                   0, False))
+  notes = np.array(rows, midi.NOTE)
+  return {'id': f'{split}_{index}', 'canonical_composer': 'none',
+          'canonical_title': f'chorale {index}', 'year': 2022,
+          'duration': np.float32(notes['end_s'].max()),
+          'midi': midi.encode(notes), 'notes': len(notes)}
+
+
 def _key(rng):
   """A tonic (0 is C) and a mode, in the keys that chorales are written in."""
   if rng.random() < 0.6:

@@ -12,7 +12,8 @@ from common.data import builders, synthetic
 SIZES = {'train': 37, 'valid': 11, 'test': 5}
 MAKERS = {'synthetic_notes': synthetic.note, 'synthetic_rolls': synthetic.roll,
           'synthetic_chorales': synthetic.chorale,
-          'synthetic_pieces': synthetic.piece}
+          'synthetic_pieces': synthetic.piece,
+          'synthetic_performances': synthetic.performance}
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,7 @@ import pytest
 
 from common import config as config_lib
 from common import errors, midi
-from symbolic_jax import chorales, lstm
+from symbolic_jax import chorales, language_model, lstm
 
 
 def config_of(**changes):
@@ -66,7 +66,7 @@ def test_parameter_counts_of_performance_rnn(vocab, units, count):
 def test_logits_equal_a_literal_loop():
   config, _, state = small()
   params = jax.tree.map(np.float64, state.params['model'])
-  tokens = np.asarray(lstm.shift(batch_of(2, 24)['tokens']))
+  tokens = np.asarray(language_model.shift(batch_of(2, 24)['tokens']))
   sigmoid = lambda x: 1 / (1 + np.exp(-x))
   want = np.zeros((2, 24, 48))
   for b in range(2):
@@ -109,7 +109,7 @@ def test_gradients_through_the_fast_recurrence_are_those_of_the_scan():
 def test_cached_steps_give_the_logits_of_the_whole_sequence():
   config, _, state = small()
   net = lstm.LSTM(48, config.model.units, config.model.layers)
-  tokens = lstm.shift(batch_of(3, 32)['tokens'])
+  tokens = language_model.shift(batch_of(3, 32)['tokens'])
   step = jax.jit(lambda token, carry: net.apply(
       {'params': state.params['model']}, token[:, None], carry))
   carry, logits = net.start(3), []
@@ -125,7 +125,7 @@ def test_a_token_changes_no_prediction_up_to_its_own(at):
   config, _, state = small()
   tokens = batch_of(2, 32)['tokens']
   changed = tokens.at[:, at].set(1)
-  predict = lambda x: np.asarray(apply(config, state, lstm.shift(x)))
+  predict = lambda x: np.asarray(apply(config, state, language_model.shift(x)))
   a, b = predict(tokens), predict(changed)
   np.testing.assert_array_equal(a[:, :at + 1], b[:, :at + 1])
   assert (np.abs(a - b)[:, at + 1:].max(-1) > 1e-6).all()  # And all after it.
@@ -135,7 +135,7 @@ def test_bfloat16_keeps_cell_state_and_logits_in_float32():
   config, _, state = small(scale=1.0)
   net = lstm.LSTM(48, config.model.units, config.model.layers,
                   dtype=jnp.bfloat16)
-  tokens = lstm.shift(batch_of(2, 32)['tokens'])
+  tokens = language_model.shift(batch_of(2, 32)['tokens'])
   logits, carry = net.apply({'params': state.params['model']}, tokens)
   assert logits.dtype == jnp.float32
   assert [(c.dtype, h.dtype) for c, h in carry] == [
@@ -225,7 +225,8 @@ def test_nll_and_accuracy_are_means_over_real_tokens():
   batch = {**batch, 'tokens': jnp.asarray(tokens),
            'mask': jnp.array([1.0, 1.0, 0.0])}
   got = jax.jit(model.eval_step)(state, batch, jax.random.key(0))
-  logits = np.float64(apply(config, state, lstm.shift(batch['tokens'])))
+  logits = np.float64(apply(
+      config, state, language_model.shift(batch['tokens'])))
   nll, right = [], []
   for b, t in [(0, t) for t in range(64)] + [(1, t) for t in range(40)]:
     p = np.exp(logits[b, t])
@@ -369,7 +370,7 @@ def test_the_best_tokens_are_those_of_the_uncached_network():
   state.params['model']['output']['bias'] = bias.at[0].set(9.0)
   tokens = model.sample(state, rows_of(2, temperature=np.zeros(2)),
                         jax.random.key(0))['tokens']
-  logits = np.array(apply(config, state, lstm.shift(tokens)))
+  logits = np.array(apply(config, state, language_model.shift(tokens)))
   assert (logits.argmax(-1) == chorales.PAD).all()  # Never drawn.
   np.testing.assert_array_equal(logits[..., 1:].argmax(-1) + 1, tokens)
 
@@ -407,7 +408,7 @@ def test_primers_are_kept_and_change_what_follows():
 
 def test_a_primer_with_free_tokens_makes_a_sample_longer():
   _, model, state = small()
-  primer = np.full((2, 96), lstm.NOTHING)
+  primer = np.full((2, 96), language_model.NOTHING)
   primer[:, 0] = 30
   out = model.sample(state, rows_of(2, primer=primer), jax.random.key(0))
   assert out['tokens'].shape == (2, 96) and out['roll'].shape[1] == 24
@@ -433,7 +434,7 @@ def test_a_midi_file_becomes_the_primer_of_every_row(tmp_path):
       'top_p': (3,), 'primer': (3, 64)}
   for row in batch['primer']:
     np.testing.assert_array_equal(row[:40], chorales.encode(voices[:10]))
-    assert (row[40:] == lstm.NOTHING).all()
+    assert (row[40:] == language_model.NOTHING).all()
   assert (batch['temperature'] == np.float32(0.5)).all()
 
 
@@ -448,7 +449,7 @@ def test_samples_of_a_prompt_begin_with_the_file(tmp_path):
 def test_half_of_a_sample_is_primer_unless_told_otherwise(tmp_path):
   primer = write(tmp_path / 'a.mid', voices_of(0, 30))
   row, = lstm.prompt(config_of(), 1, primer=primer)['primer']
-  assert (row[:32] >= 0).all() and (row[32:] == lstm.NOTHING).all()
+  assert (row[:32] >= 0).all() and (row[32:] == language_model.NOTHING).all()
   row, = lstm.prompt(config_of(), 1, primer=primer, duration_s=5.0)['primer']
   assert len(row) == 160 and (row[:80] >= 0).all() and (row[80:] < 0).all()
 
@@ -463,8 +464,10 @@ def test_prompts_without_a_file_draw_freely():
     (dict(temperature=-1.0), 'temperature=-1.0 .*0 or more'),
     (dict(top_k=99), 'top_k=99 .*48'),
     (dict(top_p=0.0), 'top_p=0.0 .*up to 1'),
-    (dict(primer_s=0.01), r'primer_s=0.01 .*0\.125'),
-    (dict(duration_s=1.0), r'duration_s=1.0 .*2\.0 and more')])
+    (dict(primer_s=-1.0), r'primer_s=-1.0 .*0 or more'),
+    (dict(tokens=32), 'tokens=32 .*64 tokens'),
+    (dict(tokens=128, duration_s=4.0), 'tokens=128 .*not both'),
+    (dict(duration_s=1.0), r'duration_s=1.0 .*2\.0 s .*and more')])
 def test_prompts_out_of_range_are_refused(given, message):
   with pytest.raises(errors.UserError, match=message):
     lstm.prompt(config_of(), 1, **given)
@@ -472,7 +475,9 @@ def test_prompts_out_of_range_are_refused(given, message):
 
 def test_primers_that_cannot_be_used_are_refused_with_their_name(tmp_path):
   path = write(tmp_path / 'long.mid', voices_of(0, 40))
-  with pytest.raises(errors.UserError, match=r'primer_s=4.0 .*2\.0 s'):
+  with pytest.raises(errors.UserError, match=r'mid: primer_s=0.01 .*0\.125'):
+    lstm.prompt(config_of(), 1, primer=path, primer_s=0.01)
+  with pytest.raises(errors.UserError, match=r'primer_s=4.0 .* 64 tokens'):
     lstm.prompt(config_of(), 1, primer=path, primer_s=4.0)
   lstm.prompt(config_of(), 1, primer=path, primer_s=4.0, duration_s=5.0)
   empty = write(tmp_path / 'empty.mid', np.full((4, 4), chorales.REST))

@@ -28,6 +28,8 @@ BUILDERS = {
     'synthetic_chorales':
         'common.data.builders.synthetic:SyntheticChorales',
     'synthetic_notes': 'common.data.builders.synthetic:SyntheticNotes',
+    'synthetic_performances':
+        'common.data.builders.synthetic:SyntheticPerformances',
     'synthetic_pieces': 'common.data.builders.synthetic:SyntheticPieces',
     'synthetic_rolls': 'common.data.builders.synthetic:SyntheticRolls',
 }

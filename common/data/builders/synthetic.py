@@ -1,10 +1,10 @@
-"""Made-up notes, pieces, songs and chorales, as TFDS data sets.
+"""Made-up notes, pieces, songs, chorales and performances, as TFDS data sets.
 
 They have the schemas of the real sets (NSynth, MusicNet, Lakh Pianoroll LPD-5,
-JSB chorales), so that what trains on one trains on the other. Configs: 'tiny'
-for tests, 'demo', and 'n5000' or any other number of training examples, with
-a tenth as many in each of the other splits. Larger sets begin with the same
-examples as smaller ones.
+JSB chorales, MAESTRO), so that what trains on one trains on the other. Configs:
+'tiny' for tests, 'demo', and 'n5000' or any other number of training examples,
+with a tenth as many in each of the other splits. Larger sets begin with the
+same examples as smaller ones.
 """
 
 import dataclasses
@@ -164,3 +164,19 @@ class SyntheticChorales(_Synthetic):
     }
 
   make = staticmethod(synthetic.chorale)
+
+
+class SyntheticPerformances(_Synthetic):
+  """The same chorales played by hand on a piano, as MIDI, as in MAESTRO."""
+
+  BUILDER_CONFIGS = _configs(train=300, valid=60, test=60)
+
+  @staticmethod
+  def features():
+    return {
+        'id': F.Text(), 'canonical_composer': F.Text(),
+        'canonical_title': F.Text(), 'year': np.int32, 'duration': np.float32,
+        'midi': F.Text(),  # The bytes of the file.
+        'notes': np.int32}
+
+  make = staticmethod(synthetic.performance)

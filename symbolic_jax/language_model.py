@@ -1,0 +1,232 @@
+"""What all language models of music share: examples, likelihood, sampling.
+
+A model file brings a network and an optimiser (`build`), and re-exports
+`preprocess`, `segments` and `prompt` from here. Which tokens there are is said
+by `config.model.tokens`: symbolic_jax/pieces.py.
+
+Likelihood: nats per token, over all tokens but padding. A piece longer than
+`config.model.length` is scored in consecutive segments, the last one what is
+left: every token is counted once, and none is predicted from more context than
+in training.
+
+Shapes: B rows, L tokens, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from common import errors, optim, sampling
+from common import model as model_lib
+from symbolic_jax import pieces
+
+NOTHING = -1  # As an input token: there is none. As a primer's: a free one.
+
+
+class Network(NamedTuple):
+  """Logits of the next token.
+
+  Attributes:
+    init: (key, inputs [B, L]) -> params.
+    logits: (params, inputs [B, L], key) -> [B, L, V] after each input; with a
+      key there is dropout.
+    start: (rows, tokens) -> what `step` carries, before a piece of so many.
+    step: (params, carry, inputs [B]) -> (carry, [B, V]).
+  """
+
+  init: Callable[..., Any]
+  logits: Callable[..., jax.Array]
+  start: Callable[..., Any]
+  step: Callable[..., tuple[Any, jax.Array]]
+
+
+def shift(tokens):  # [B, L] -> [B, L]: the input that predicts each token.
+  return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=NOTHING)
+
+
+# ---------------------------------------------------------------- examples
+
+
+def preprocess(config):
+  """A random crop of a piece; a shorter piece is padded."""
+  kind, length = pieces.make(config), config.model.length
+
+  def fn(example, rng):
+    tokens = kind.encode(example, rng)
+    places = max(len(tokens) - length, 0) // kind.group + 1
+    start = kind.group * int(rng.integers(places))
+    return {'tokens': _pad(tokens[start:start + length], length, pieces.PAD)}
+
+  return fn
+
+
+def segments(config):
+  """A whole piece as consecutive crops, the last one padded."""
+  kind = pieces.make(config)
+  length = config.model.eval_length or config.model.length
+
+  def fn(example):
+    tokens = kind.encode(example, None)
+    return [{'tokens': _pad(tokens[i:i + length], length, pieces.PAD)}
+            for i in range(0, len(tokens), length)]
+
+  return fn
+
+
+def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
+           duration_s: float = 0.0, tokens: int = 0, temperature: float = 1.0,
+           top_k: int = 0, top_p: float = 1.0):
+  """Conditions for `sample`: a MIDI file to continue, and how to draw.
+
+  Args:
+    config: of the run.
+    count: number of samples.
+    primer: MIDI file whose beginning every sample starts with.
+    primer_s: how much of it, from its first note on; 0 for up to half of the
+      sample.
+    duration_s: length of a sample, primer included, where tokens last equally
+      long (chorales).
+    tokens: length of a sample in tokens, primer included; 0 for that of
+      training, and no shorter.
+    temperature: 1 draws from the model, lower is safer, 0 takes the best.
+    top_k: draws among this many tokens only, 0 for all.
+    top_p: draws among the fewest tokens with this much mass.
+  """
+  kind, length = pieces.make(config), config.model.length
+  _require(temperature >= 0, f'temperature={temperature}', '0 or more')
+  _require(0 <= top_k <= kind.vocab, f'top_k={top_k}',
+           f'0 (all) to {kind.vocab}')
+  _require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
+  _require(primer_s >= 0, f'primer_s={primer_s}', '0 or more')
+  _require(not (tokens and duration_s), f'tokens={tokens}',
+           'it or duration_s, not both')
+  wanted = tokens or (
+      kind.count(duration_s) if duration_s else 0) or length
+  _require(wanted >= length, f'tokens={tokens}' if tokens else
+           f'duration_s={duration_s}', f'0, or {kind.least(length)} and more')
+  rows = lambda value, dtype: np.full(count, value, dtype)
+  batch = {
+      'mask': rows(1, np.float32), 'index': np.arange(count, dtype=np.int32),
+      'temperature': rows(temperature, np.float32),
+      'top_k': rows(top_k, np.int32), 'top_p': rows(top_p, np.float32)}
+  given = np.empty(0, np.int32)
+  if primer:
+    try:
+      given = kind.primer(primer, primer_s)
+    except errors.UserError as e:
+      raise errors.UserError(f'primer={primer}: {e}') from None
+    if not primer_s:
+      given = given[:kind.group * (wanted // 2 // kind.group)]
+    _require(len(given) < wanted, f'primer_s={primer_s} ({len(given)} tokens)',
+             f'fewer than the {wanted} tokens of a sample, or tokens=... for '
+             'longer samples')
+  if len(given) or wanted > length:
+    batch['primer'] = np.tile(_pad(given, wanted, NOTHING), (count, 1))
+  return batch
+
+
+def _pad(tokens, length, value):
+  return np.pad(tokens, (0, length - len(tokens)), constant_values=value)
+
+
+def _require(good, given, works):
+  if not good:
+    raise errors.UserError(f'{given} does not work; use {works}')
+
+
+# ---------------------------------------------------------------- model
+
+
+def build(config, net: Network, tx: optax.GradientTransformation
+          ) -> model_lib.Model:
+  m, kind = config.model, pieces.make(config)
+  grammar = kind.grammar
+
+  def score(params, batch, key=None):
+    """Per token [B, L]: nats, whether the best guess is right, whether real."""
+    tokens = batch['tokens']
+    logits = net.logits(params, shift(tokens), key)
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
+    real = (tokens != pieces.PAD) * batch['mask'][:, None]
+    return nll, logits.argmax(-1) == tokens, real
+
+  def init(key, batch):
+    params = {'model': net.init(key, shift(batch['tokens'][:1]))}
+    return model_lib.TrainState.create(
+        params, {'model': tx.init(params['model'])})
+
+  def train_step(state, batch, key, stage):
+    del stage  # One stage only.
+
+    def loss_fn(params, batch, key):
+      nll, right, real = score(params, batch, key)
+      return (nll * real).sum(), (real.sum(), {'right': (right * real).sum()})
+
+    params = state.params['model']
+    loss, means, grads = optim.accumulate(
+        loss_fn, params, batch, key, m.accumulate)
+    updates, opt = tx.update(grads, state.opt['model'], params)
+    state = state.replace(
+        params={'model': optax.apply_updates(params, updates)},
+        opt={'model': opt})
+    return state, {'loss/nll': loss, 'train/accuracy': means['right'],
+                   'train/grad_norm': optax.tree.norm(grads)}
+
+  def eval_step(state, batch, key):
+    """Nats per token, per event of the kind, and bits per second of music."""
+    del key  # Nothing is random.
+    nll, right, real = score(state.params['model'], batch)
+    total = model_lib.Mean.of(nll, real)
+    per = lambda weight: model_lib.Mean(total.total, (weight * real).sum())
+    bits = total.total / np.log(2)
+    values = {
+        'nll': total,
+        'accuracy': model_lib.Mean.of(right.astype(jnp.float32), real),
+        'bits_per_s': model_lib.Mean(
+            bits, (kind.seconds(batch['tokens']) * real).sum())}
+    for name, weight in kind.events(batch['tokens']).items():
+      values[f'nats_per_{name}'] = per(weight)
+    if m.eval_length > m.length:  # How it does beyond what it was trained on.
+      for start in range(0, m.eval_length, m.length):
+        part = slice(start, start + m.length)
+        values[f'nll_from_{start}'] = model_lib.Mean.of(
+            nll[:, part], real[:, part])
+    return values
+
+  @jax.jit
+  def draw(params, batch, key):
+    keys = model_lib.row_keys(key, batch['index'])
+    rows = keys.shape[0]
+    primer = batch.get('primer', jnp.zeros((rows, 0), jnp.int32))
+    free = max(m.length - primer.shape[1], 0)
+    primer = jnp.pad(primer, ((0, 0), (0, free)), constant_values=NOTHING)
+
+    def step(carry, token):
+      carry, state = carry
+      state = grammar.advance(state, token)
+      carry, logits = net.step(params, carry, token)
+      return (carry, state), jnp.where(
+          grammar.allowed(state), logits, -jnp.inf)
+
+    carry = net.start(rows, primer.shape[1]), grammar.start(rows)
+    return sampling.decode(
+        step, carry, jnp.full(rows, NOTHING), keys, primer.shape[1],
+        forced=primer, temperature=batch.get('temperature', m.temperature),
+        top_k=batch.get('top_k', m.top_k), top_p=batch.get('top_p', m.top_p))
+
+  def sample(state, batch, key):
+    """Draws a row for each of batch['index'].
+
+    A batch may have `primer` [B, P], tokens that a sample keeps, -1 where free
+    (beyond config.model.length it makes the sample longer), and `temperature`,
+    `top_k`, `top_p` [B] instead of the config's.
+    """
+    tokens = draw(state.params['model'], batch, key)
+    return {'tokens': tokens, **kind.shown(tokens)}
+
+  return model_lib.Model(init=init, train_step=train_step,
+                         eval_step=eval_step, sample=sample)

@@ -1,0 +1,104 @@
+"""Music Transformer (Huang et al. 2018), decoder-only.
+
+The network is that of tensor2tensor, with which it was trained
+(common/nn/transformer.py), its relative self-attention by skewing
+(common/nn/attention.py). Every row of the paper's tables is a setting of
+`config.model`:
+
+  distances          rows of the table of relative positions, 0: none; the last
+                     is the token itself. Keys further back have no relative
+                     term, or with `clip` the oldest's.
+  local, block       attention to a block of so many tokens and the one before
+                     it. Without `local` a block only bounds memory.
+  place              sinusoids added to the token's vector, or 'concatenated'
+                     (and with `voice` the voice as well), or 'learned', 'none'.
+  pitch_and_time     the first layer also compares pitches and steps.
+  rotary             rotary positions, which came later.
+
+What the paper leaves open is ours, and said where it is decided.
+"""
+
+import jax.numpy as jnp
+import optax
+
+from common import errors, optim
+from common.nn import transformer
+from symbolic_jax import chorales, language_model, pieces
+from symbolic_jax.language_model import preprocess, prompt, segments
+
+__all__ = ['build', 'preprocess', 'prompt', 'segments']
+
+# Of the differences of pitch (any two pitches of a chorale, both ways) and of
+# time (256 sixteenths, both ways) in the first layer; the paper has no sizes.
+DIFFERENCES = (2 * (chorales.HIGH - chorales.LOW) + 1, 2 * 256 + 1)
+SILENT = -1000  # As a pitch: further from any pitch than the table reaches.
+
+
+def build(config):
+  m = config.model
+  _check(m)
+  net = transformer.Transformer(
+      vocab=pieces.make(config).vocab, width=m.width, layers=m.layers,
+      heads=m.heads, attention_width=m.attention_width,
+      feed_forward=m.feed_forward, place=m.place,
+      learned=max(m.length, m.eval_length),
+      voices=chorales.VOICES if m.voice else 0, distances=m.distances,
+      differences=DIFFERENCES if m.pitch_and_time else (), rotary=m.rotary,
+      block=m.block, local=m.local, clip=m.clip, dropout=m.dropout,
+      remat=m.remat, dtype=jnp.dtype(config.dtype))
+
+  def values(inputs, at):
+    """[B, L] pitch and step of each input token, which is that before `at`."""
+    if not m.pitch_and_time:
+      return ()
+    pitch = jnp.where(inputs >= chorales.FIRST, inputs, SILENT)
+    step = (at - 1) // chorales.VOICES
+    return pitch, jnp.broadcast_to(step[None], inputs.shape)
+
+  def init(key, inputs):
+    at = jnp.arange(inputs.shape[1])
+    return net.init(key, inputs, values(inputs, at))['params']
+
+  def logits(params, inputs, key):
+    at = jnp.arange(inputs.shape[1])
+    return net.apply({'params': params}, inputs, values(inputs, at),
+                     train=key is not None,
+                     rngs=None if key is None else {'dropout': key})[0]
+
+  def start(rows, tokens):
+    """A piece longer than those of training is seen through a window."""
+    return net.empty_caches(rows, min(tokens, m.length)), jnp.int32(0)
+
+  def step(params, carry, inputs):
+    caches, position = carry
+    inputs = inputs[:, None]
+    out, caches = net.apply({'params': params}, inputs,
+                            values(inputs, position[None]), caches, position)
+    return (caches, position + 1), out[:, 0]
+
+  # Adam as tensor2tensor sets it; no clipping, no label smoothing.
+  tx = optax.adam(optim.inverse_root(m.learning_rate, m.width, m.warmup),
+                  b1=0.9, b2=0.997, eps=1e-9)
+  return language_model.build(
+      config, language_model.Network(init, logits, start, step), tx)
+
+
+def _check(m):
+  for good, given, works in (
+      (m.place in transformer.PLACES, f'model.place={m.place!r}',
+       f'one of {", ".join(map(repr, transformer.PLACES))}'),
+      (m.attention_width % m.heads == 0,
+       f'model.attention_width={m.attention_width}',
+       f'a multiple of model.heads={m.heads}'),
+      (m.width % m.heads == 0, f'model.width={m.width}',
+       f'a multiple of model.heads={m.heads}'),
+      (not m.local or m.block > 0, f'model.local with model.block={m.block}',
+       'model.block=512, the paper\'s'),
+      (not (m.voice or m.pitch_and_time) or m.tokens == 'chorales',
+       f'model.tokens={m.tokens!r} with model.voice or model.pitch_and_time',
+       'these for chorales only'),
+      (not m.voice or m.place == 'concatenated',
+       f'model.voice with model.place={m.place!r}',
+       "model.place='concatenated'")):
+    if not good:
+      raise errors.UserError(f'{given} does not work; use {works}')

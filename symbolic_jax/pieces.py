@@ -1,0 +1,158 @@
+"""What a piece of music is to a language model: tokens, and what they mean.
+
+  chorales   four voices on a grid of sixteenths: jsb_chorales/16th_separated,
+             synthetic_chorales (symbolic_jax/chorales.py)
+  events     a piano played by hand, to 10 ms: maestro/v3
+             (symbolic_jax/events.py)
+
+Shapes: B rows, L tokens.
+"""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common import errors, midi
+from symbolic_jax import chorales
+from symbolic_jax import events as events_lib
+
+PAD = 0  # In all vocabularies.
+
+
+class Chorales:
+  """Voice by voice, step by step; a crop begins with a soprano.
+
+  Attributes:
+    group: tokens that are not taken apart.
+    vocab, grammar: of the tokens.
+  """
+
+  group = chorales.VOICES
+  vocab = chorales.VOCAB
+  grammar = chorales.GRAMMAR
+
+  def __init__(self, config):
+    self._step_s, self._programs = config.data.step_s, config.data.programs
+    self._transpose = config.model.transpose
+
+  def encode(self, example, rng=None) -> np.ndarray:
+    """Tokens of a stored example; with an rng it is varied as configured."""
+    voices = example['voices']
+    if rng is not None and self._transpose:
+      reach = self._transpose
+      voices = chorales.transpose(voices, rng.integers(-reach, reach + 1))
+    return chorales.encode(voices)
+
+  def primer(self, path: str, seconds: float) -> np.ndarray:
+    """Tokens of a MIDI file, of its first seconds; 0 for all of it."""
+    if seconds and seconds < self._step_s:
+      raise errors.UserError(f'primer_s={seconds} does not work; use 0, or '
+                             f'{self._step_s} (a sixteenth) and more')
+    voices = chorales.from_notes(midi.read(path), self._step_s, self._programs)
+    if seconds:
+      voices = voices[:round(seconds / self._step_s)]
+    return chorales.encode(voices)
+
+  def count(self, seconds: float) -> int:
+    return self.group * round(seconds / self._step_s)
+
+  def least(self, tokens: int) -> str:
+    return f'{tokens // self.group * self._step_s} s ({tokens} tokens)'
+
+  def seconds(self, tokens):
+    """How much time passes with each token."""
+    return jnp.full(tokens.shape, self._step_s / self.group)
+
+  def events(self, tokens):
+    """{name: how many of these a token makes}."""
+    return {'step': jnp.full(tokens.shape, 1 / self.group)}
+
+  def shown(self, tokens):
+    """What is written to files."""
+    return {'roll': _chorale_roll(tokens)}
+
+
+@jax.jit
+def _chorale_roll(tokens):
+  return chorales.roll(chorales.decode(tokens))
+
+
+class Performances:
+  """Events of a piano: see Chorales for what the functions mean."""
+
+  group = 1
+
+  def __init__(self, config):
+    m = config.model
+    self._events = events_lib.Events(low=m.low, high=m.high)
+    self._transpose, self._stretch = m.transpose, list(m.stretch)
+    self.vocab = self._events.vocab
+    self.grammar = self._events.grammar(ends=False)
+    # Reading a file takes longer than all the rest: its notes are kept.
+    self._notes = collections.OrderedDict()
+
+  def encode(self, example, rng=None):
+    name = example['id']
+    if name not in self._notes:
+      if len(self._notes) >= 4096:
+        self._notes.popitem(last=False)
+      self._notes[name] = self._events.select(midi.parse(example['midi']))
+    notes = self._notes[name]
+    if rng is not None:
+      notes = notes.copy()
+      stretch = self._stretch[rng.integers(len(self._stretch))]
+      notes['start_s'] *= stretch
+      notes['end_s'] *= stretch
+      # Shifts that would leave the range are not among those drawn.
+      down = max(-self._transpose, self._events.low - notes['pitch'].min())
+      up = min(self._transpose, self._events.high - notes['pitch'].max())
+      notes['pitch'] += rng.integers(down, up + 1)
+    return self._events.encode(notes).astype(np.int32)
+
+  def primer(self, path, seconds):
+    notes = midi.sustained(midi.load(path))
+    if len(notes):
+      first = notes['start_s'].min()
+      notes['start_s'] -= first
+      notes['end_s'] -= first
+      notes = notes[notes['start_s'] < (seconds or np.inf)]
+    return self._events.encode(notes)
+
+  def count(self, seconds):
+    raise errors.UserError(f'duration_s={seconds} does not work here: events '
+                           'take no fixed time; use tokens=...')
+
+  def least(self, tokens):
+    return f'{tokens} tokens'
+
+  def seconds(self, tokens):
+    e = self._events
+    is_shift = (tokens >= e.shift) & (tokens < e.velocity)
+    return jnp.where(is_shift, (tokens - e.shift + 1) / e.steps_per_s, 0.0)
+
+  def events(self, tokens):
+    e = self._events
+    return {'note': (tokens >= e.on) & (tokens < e.off)}
+
+  def shown(self, tokens):
+    return {'notes': [self._events.decode(row) for row in np.asarray(tokens)]}
+
+
+KINDS = {'chorales': Chorales, 'events': Performances}
+
+
+def make(config) -> Chorales | Performances:
+  name, length = config.model.tokens, config.model.length
+  if name not in KINDS:
+    raise errors.UserError(f'model.tokens={name!r} is not one of '
+                           f'{", ".join(map(repr, KINDS))}')
+  group = KINDS[name].group
+  for setting, value in (('length', length),
+                         ('eval_length', config.model.eval_length or length)):
+    if value < group or value % group:
+      raise errors.UserError(
+          f'config.model.{setting}={value} is not a number of whole steps of '
+          f'four voices; use {max(1, value // group) * group}')
+  return KINDS[name](config)
