@@ -1,0 +1,1 @@
+"""Spectra of audio and back: pure JAX, any leading batch shape."""
