@@ -54,6 +54,17 @@ def write(path, audio, sample_rate: int) -> None:
   os.replace(temporary, path)
 
 
+def write_blocks(path, blocks, sample_rate: int) -> None:
+  """As `write`, of blocks [N] that follow each other; memory holds one."""
+  temporary = f'{path}.tmp'
+  with (open(temporary, 'wb') as f,
+        soundfile.SoundFile(f, 'w', sample_rate, 1, 'PCM_16', format='WAV'
+                            ) as out):
+    for block in blocks:
+      out.write(_pcm16(_checked(block)))
+  os.replace(temporary, path)
+
+
 def encode(audio, sample_rate: int, format: str) -> bytes:
   """`audio` [N] as the bytes of a 'wav', 'flac' (16 bit) or 'mp3' file."""
   audio = _checked(audio)

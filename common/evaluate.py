@@ -2,6 +2,12 @@
 
   python -m common.evaluate --workdir=runs/lstm
   python -m common.evaluate --workdir=runs/lstm --split=test --step=20000
+
+Of a model that makes sound, also the table of the GANSynth paper, with a run
+of --config=classifier_nsynth as the judge (docs/metrics.md):
+
+  python -m common.evaluate --workdir=runs/gansynth --split=test \\
+      --classifier=runs/classifier
 """
 
 import json
@@ -16,6 +22,16 @@ _DATA_DIR = app.define_data_dir()
 app.define_distributed()
 _SPLIT = flags.DEFINE_string('split', None, "Default: the config's data.eval.")
 _STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
+_CLASSIFIER = flags.DEFINE_string(
+    'classifier', None, 'Workdir of a classifier: adds IS, FID, KID, NDB and '
+    'pitch accuracy of generated sounds.')
+_EMBEDDING = flags.DEFINE_string(
+    'embedding', None, "Adds the Frechet audio distance: 'module:function', "
+    "(audio [B, N], sample_rate) -> [P, D]; or 'REAL.npz,GENERATED.npz', files "
+    'of embeddings [P, D] made elsewhere.')
+_GENERATED = flags.DEFINE_integer(
+    'generated', 0, 'Sounds to generate for these; 0: as many as the split has '
+    'rows.', lower_bound=0)
 
 
 def main(argv):
@@ -32,6 +48,8 @@ def main(argv):
       run.config, run.module, run.model, run.mesh, source)(run.state)
   results = {'step': run.step, 'split': split, 'examples': rows,
              'metrics': metrics}
+  if _CLASSIFIER.value or _EMBEDDING.value:
+    results['metrics'] |= _table(run, source, results)
   if jax.process_index() == 0:
     path = pathlib.Path(_WORKDIR.value) / 'results.json'
     path.write_text(json.dumps(results, indent=1) + '\n')
@@ -39,6 +57,36 @@ def main(argv):
       print(f'{name:24} {value:.6g}')
     print(f'step {run.step}, {rows} rows of {run.config.data.name} {split}: '
           f'{path}')
+
+
+def _table(run, source, results) -> dict[str, float]:
+  """{'generated/fid': ..}; what they were measured on goes into `results`."""
+  from common import runs
+  from common.data import builders
+  from common.metrics import frechet, table
+
+  embedding, embed = _EMBEDDING.value or '', None
+  out = {}
+  if '.npz' in embedding:
+    out['generated/fad'] = frechet.distance_of_files(embedding)
+  elif embedding:
+    embed = frechet.load_embedding(embedding)
+  if _CLASSIFIER.value or embed:
+    judge = _CLASSIFIER.value and runs.load(_CLASSIFIER.value)
+    train = builders.open_split(
+        run.config.data.name, run.config.data.train, _DATA_DIR.value)
+    rows, counts = table.measure(
+        run, source, train, _GENERATED.value, judge or None, embed)
+    print(table.text(rows, counts))
+    out |= {f'{name}/{k}': v for name, row in rows.items()
+            for k, v in row.items()}
+    results['sounds'] = counts
+    if judge:
+      results['classifier'] = {
+          'workdir': _CLASSIFIER.value, 'step': judge.step}
+  if embedding:
+    results['embedding'] = embedding
+  return out
 
 
 if __name__ == '__main__':

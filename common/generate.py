@@ -9,6 +9,7 @@ A model says which prompts it takes; --prompts lists them. With --from_eval the
 conditions are those of the first rows of the evaluation split.
 """
 
+import collections
 import inspect
 import pathlib
 
@@ -35,8 +36,8 @@ def main(argv):
   del argv
   import jax
 
+  from common import audio, runs, sharding, writer
   from common import config as config_lib
-  from common import runs, sharding, writer
 
   workdir = pathlib.Path(_WORKDIR.value)
   if _PROMPTS.value:
@@ -44,6 +45,9 @@ def main(argv):
     print(describe(runs.build(config)[0]))
     return
   run = runs.load(workdir, _STEP.value)
+  if run.model.sample is None:
+    raise errors.UserError(f'{run.config.module} generates nothing; give the '
+                           '--workdir of a model that does')
   if _FROM_EVAL.value:
     if _PROMPT.value:
       raise errors.UserError('--from_eval takes all conditions from the data; '
@@ -53,13 +57,23 @@ def main(argv):
     batch = prompt(run.module, run.config, _COUNT.value, _PROMPT.value)
   batch = sharding.place(batch, sharding.replicated(run.mesh))
   key = runs.make_key(run.config, run.mesh, 'generate')
-  arrays = sharding.fetch(run.model.sample(
+  arrays = dict(run.model.sample(
       run.state, batch, jax.random.fold_in(key, _SEED.value)))
+  stream = arrays.pop('stream', None)
+  arrays = sharding.fetch(arrays)
   out = pathlib.Path(_OUT.value or workdir / 'generated')
   if jax.process_index() == 0:
     stem = f'{run.step:06d}_seed{_SEED.value}'
-    writer.write_samples(out, stem, arrays, run.config.data)
-    print(f'{_COUNT.value} samples of step {run.step}: {out}/{stem}_*')
+    if stream is None:
+      writer.write_samples(out, stem, arrays, run.config.data)
+      print(f'{_COUNT.value} samples of step {run.step}: {out}/{stem}_*')
+    else:
+      out.mkdir(parents=True, exist_ok=True)
+      audio.write_blocks(out / f'{stem}.wav', stream,
+                         run.config.data.sample_rate)
+      print(f'one sound of step {run.step}: {out}/{stem}.wav')
+  elif stream is not None:
+    collections.deque(stream, maxlen=0)  # All compute what one writes.
 
 
 def prompt(module, config, count: int, given: list[str]):

@@ -97,8 +97,11 @@ class Model:
   # of an evaluation: per-row randomness comes from `row_keys`.
   eval_step: Callable[[TrainState, Batch, Key], Mapping[str, Mean]]
   # 'audio' [B, N] in [-1, 1], or 'roll' [B, T, 128, K], 'tokens', 'notes'.
-  # Not jitted by the caller: a model may drive a long loop from the host.
-  sample: Callable[[TrainState, Batch, Key], Mapping[str, jax.Array]]
+  # Not jitted by the caller: a model may drive a long loop from the host. For
+  # prompts of its own it may instead give a 'stream': an iterator of numpy
+  # blocks of audio [N], which follow each other in one sound of any length.
+  # None for a model that generates nothing, like a classifier.
+  sample: Callable[[TrainState, Batch, Key], Mapping[str, Any]] | None = None
   stages: tuple[Stage, ...] = (Stage(),)
 
   def stage_at(self, step: int) -> int:

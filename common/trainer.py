@@ -86,7 +86,7 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
       with log.paused():
         if evaluate_now:
           log.evaluated(done, *evaluate(state))
-        if sample_now and config.num_samples:
+        if sample_now and config.num_samples and model.sample:
           log.sampled(done, evaluate.sample(state, config.num_samples))
         if save_now or stop:
           log.check_parameters(done, _all_finite(state.params))
@@ -125,7 +125,7 @@ class _Stream:
 
   @classmethod
   def resume(cls, config, module, model, source, position):
-    if position['examples'] != len(source):
+    if position['examples'] not in (None, len(source)):  # None: converted.
       raise errors.UserError(
           f'data.name={config.data.name} has {len(source)} training examples '
           f'here, the run was made with {position["examples"]}; give the '

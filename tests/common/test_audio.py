@@ -47,6 +47,16 @@ def test_what_is_too_loud_is_clipped(tmp_path):
                              atol=2**-15)
 
 
+def test_blocks_make_the_file_that_their_whole_makes(tmp_path):
+  x = 1.2 * np.random.default_rng(0).uniform(-1, 1, 5000)
+  audio.write(tmp_path / 'a.wav', x, RATE)
+  audio.write_blocks(tmp_path / 'b.wav', iter(np.split(x, [1, 1700, 1700])),
+                     RATE)
+  a, b = (soundfile.read(tmp_path / name)[0] for name in ('a.wav', 'b.wav'))
+  np.testing.assert_array_equal(a, b)
+  assert not list(tmp_path.glob('*.tmp'))
+
+
 def test_reading_resamples_and_takes_the_mean_of_channels(tmp_path):
   left = sine(440, 44100)
   soundfile.write(tmp_path / 'a.flac', np.stack([left, 0 * left], 1), 44100)

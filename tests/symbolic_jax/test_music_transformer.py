@@ -1,0 +1,264 @@
+"""The rows of the paper, and what the likelihood promises."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common import config as config_lib
+from common import errors, generate, midi
+from common.data import synthetic
+from symbolic_jax import (
+  chorales,
+  language_model,
+  lstm,
+  music_transformer,
+  pieces,
+)
+
+
+def config_of(name='jsb', **changes):
+  config = config_lib.load(f'music_transformer_{name}:tiny')
+  config.update_from_flattened_dict(
+      {f'model.{k}' if k in config.model else k: v for k, v in changes.items()})
+  return config
+
+
+def batch_of(config, rows=3, seed=0):
+  make = language_model.preprocess(config)
+  example = (synthetic.chorale if config.model.tokens == 'chorales'
+             else synthetic.performance)
+  rng = np.random.default_rng(seed)
+  drawn = [make(example('train', i), rng)['tokens'] for i in range(rows)]
+  return {'tokens': jnp.array(drawn), 'mask': jnp.ones(rows),
+          'index': jnp.arange(rows)}
+
+
+@functools.cache
+def small(name='jsb', **changes):
+  """A model, and a state whose parameters are large enough to matter."""
+  config = config_of(name, **changes)
+  model = music_transformer.build(config)
+  state = model.init(jax.random.key(0), batch_of(config))
+  rng = np.random.default_rng(0)
+  return config, model, state.replace(params=jax.tree.map(
+      lambda x: 2 * x + rng.normal(size=x.shape, scale=0.1).astype('f4'),
+      state.params))
+
+
+def ablation(label, **changes):
+  module = config_lib.module('music_transformer_jsb')
+  config = module.get_config('tiny')
+  changed = module.ablations()[label]
+  keep = {k: v for k, v in changed.items() if k not in (
+      'model.width', 'model.attention_width', 'model.feed_forward')}
+  config.update_from_flattened_dict(keep | changes)
+  return config
+
+
+ROWS = list(config_lib.module('music_transformer_jsb').ablations())
+
+
+@pytest.mark.parametrize('label, count', [
+    ('baseline', 3_968_768), ('relative', 8_585_216),
+    ('baseline_wide', 8_585_216 - 5 * 8 * 256 * 64),
+    ('relative_narrow', 3_968_768 + 5 * 8 * 256 * 32)])
+def test_rows_of_the_table_have_their_parameters(label, count):
+  module = config_lib.module('music_transformer_jsb')
+  config = module.get_config()
+  config.update_from_flattened_dict(module.ablations()[label])
+  tokens = jax.ShapeDtypeStruct((1, 1024), jnp.int32)
+  state = jax.eval_shape(music_transformer.build(config).init,
+                         jax.random.key(0), {'tokens': tokens})
+  assert sum(x.size for x in jax.tree.leaves(state.params)) == count
+
+
+@pytest.mark.parametrize('label', ROWS)
+def test_the_best_tokens_are_those_of_the_uncached_network(label):
+  config = ablation(label)
+  model = music_transformer.build(config)
+  batch = batch_of(config)
+  state = model.init(jax.random.key(0), batch)
+  drawn = model.sample(state, generate.empty(3) | {
+      'temperature': np.zeros(3, np.float32)}, jax.random.key(1))['tokens']
+  rows = {'tokens': drawn, 'mask': jnp.ones(3), 'index': jnp.arange(3)}
+  got = model.eval_step(state, rows, jax.random.key(0))
+  # Its best guess is its own token, unless that is padding, which the sampler
+  # must not draw and an untrained network may prefer.
+  assert float(got['accuracy'].compute()) > 0.7
+
+
+def test_a_token_changes_no_prediction_up_to_its_own():
+  config, model, state = small()
+  batch = batch_of(config)
+
+  def per_token(tokens):
+    return [float(model.eval_step(state, {
+        **batch, 'tokens': jnp.where(
+            jnp.arange(tokens.shape[1])[None] <= i, tokens, pieces.PAD)},
+        jax.random.key(0))['nll'].total) for i in range(tokens.shape[1])]
+
+  tokens = batch['tokens']
+  # With all that follows replaced, what came before costs the same: sums of
+  # prefixes grow by one token's cost each.
+  total = per_token(tokens)
+  assert (np.diff(total) > 0).all()
+  other = tokens.at[:, 20:].set((tokens[:, 20:] + 7) % 40 + 2)
+  np.testing.assert_allclose(per_token(other)[:20], total[:20], rtol=1e-6)
+  assert abs(per_token(other)[25] - total[25]) > 1e-2
+
+
+def test_metrics_count_tokens_steps_and_seconds():
+  config, model, state = small()
+  batch = batch_of(config)
+  batch['tokens'] = batch['tokens'].at[2, 8:].set(pieces.PAD)
+  batch['mask'] = jnp.array([1.0, 0.0, 1.0])
+  got = model.eval_step(state, batch, jax.random.key(0))
+  count = 32 + 8
+  assert float(got['nll'].weight) == count
+  nats = float(got['nll'].total)
+  np.testing.assert_allclose(got['nats_per_step'].compute(),
+                             nats / (count / 4), rtol=1e-6)
+  np.testing.assert_allclose(got['bits_per_s'].compute(), nats / math.log(2) / (
+      count / 4 * config.data.step_s), rtol=1e-6)
+
+
+def test_events_are_counted_by_note_and_by_their_time():
+  config, model, state = small('maestro')
+  batch = batch_of(config)
+  got = model.eval_step(state, batch, jax.random.key(0))
+  tokens = np.asarray(batch['tokens'])
+  notes = ((tokens >= 2) & (tokens < 90)).sum()
+  steps = np.where((tokens >= 178) & (tokens < 278), tokens - 177, 0).sum()
+  assert notes > 5 and steps > 5
+  assert float(got['nats_per_note'].weight) == notes
+  np.testing.assert_allclose(got['bits_per_s'].weight, steps / 100, rtol=1e-5)
+
+
+def test_beyond_the_trained_length_the_likelihood_is_told_by_place():
+  config, model, state = small(eval_length=80)
+  piece = chorales.encode(synthetic.chorale('train', 0)['voices'])
+  rows = language_model.segments(config)({
+      'voices': synthetic.chorale('train', 0)['voices']})
+  assert [len(r['tokens']) for r in rows] == [80] * -(-len(piece) // 80)
+  batch = {'tokens': jnp.array([r['tokens'] for r in rows]),
+           'mask': jnp.ones(len(rows)), 'index': jnp.arange(len(rows))}
+  got = model.eval_step(state, batch, jax.random.key(0))
+  parts = [got[f'nll_from_{i}'] for i in (0, 32, 64)]
+  assert sum(float(p.weight) for p in parts) == len(piece)
+  np.testing.assert_allclose(sum(float(p.total) for p in parts),
+                             float(got['nll'].total), rtol=1e-5)
+
+
+@pytest.mark.parametrize('label', ['relative', 'rotary', 'local'])
+def test_samples_may_be_longer_than_the_window(label):
+  config = ablation(label, **{'model.block': 8})
+  model = music_transformer.build(config)
+  state = model.init(jax.random.key(0), batch_of(config))
+  batch = music_transformer.prompt(config, 2, tokens=88)
+  tokens = model.sample(state, batch, jax.random.key(1))['tokens']
+  assert tokens.shape == (2, 88)
+  assert len(np.unique(tokens[:, 32:])) > 5
+
+
+def test_performances_come_back_as_notes_under_their_grammar():
+  config, model, state = small('maestro')
+  got = model.sample(state, generate.empty(4), jax.random.key(0))
+  kind = pieces.make(config)
+  for tokens, notes in zip(np.asarray(got['tokens']), got['notes'],
+                           strict=True):
+    assert notes.dtype == midi.NOTE
+    np.testing.assert_array_equal(kind._events.decode(tokens), notes)
+    assert not (tokens == 0).any()
+
+
+def test_a_performance_is_continued_from_a_midi_file(tmp_path):
+  path = tmp_path / 'a.mid'
+  path.write_bytes(synthetic.performance('train', 0)['midi'])
+  config, model, state = small('maestro')
+  batch = music_transformer.prompt(config, 2, primer=str(path))
+  want = pieces.make(config).primer(str(path), 0)[:16]
+  got = model.sample(state, batch, jax.random.key(0))
+  for row in np.asarray(got['tokens']):
+    np.testing.assert_array_equal(row[:16], want)
+
+
+@pytest.mark.parametrize('pitch, message', [
+    (15, r'low\.mid: pitches reach from 15 .*21 to 108'),
+    (None, r'low\.mid: no notes')])
+def test_primers_that_cannot_be_played_are_refused(pitch, message, tmp_path):
+  notes = np.zeros(int(pitch is not None), midi.NOTE)
+  notes['end_s'], notes['pitch'], notes['velocity'] = 1, pitch or 0, 80
+  midi.write(tmp_path / 'low.mid', notes)
+  with pytest.raises(errors.UserError, match=message):
+    music_transformer.prompt(config_of('maestro'), 1,
+                             primer=str(tmp_path / 'low.mid'))
+
+
+def test_drums_are_no_piano(tmp_path):
+  notes = np.zeros(1, midi.NOTE)
+  notes['end_s'], notes['pitch'], notes['is_drum'] = 1, 60, True
+  notes['velocity'] = 80
+  midi.write(tmp_path / 'd.mid', notes)
+  with pytest.raises(errors.UserError, match='drums'):
+    music_transformer.prompt(config_of('maestro'), 1,
+                             primer=str(tmp_path / 'd.mid'))
+
+
+def test_performances_are_varied_in_training_only():
+  config = config_of('maestro')
+  kind, example = pieces.make(config), synthetic.performance('train', 0)
+  plain = kind.encode(example)
+  np.testing.assert_array_equal(kind.encode(example), plain)
+  rng = np.random.default_rng(0)
+  drawn = [kind.encode(example, rng) for _ in range(60)]
+  assert len({x.tobytes() for x in drawn}) > 25  # Of 5 stretches x 7 shifts.
+  first = {int(x[(x >= 2) & (x < 90)][0]) for x in drawn}
+  lowest = int(plain[(plain >= 2) & (plain < 90)][0])
+  assert first == set(range(lowest - 3, lowest + 4))
+  seconds = [float(kind.seconds(x).sum()) for x in drawn]
+  total = float(kind.seconds(plain).sum())
+  assert 0.94 * total < min(seconds) < 0.96 * total
+  assert 1.04 * total < max(seconds) < 1.06 * total
+
+
+def test_one_batch_can_be_learnt_by_heart():
+  config = config_of(width=64, attention_width=64, feed_forward=64, dropout=0.0,
+                     warmup=30, length=64, distances=64)
+  model = music_transformer.build(config)
+  batch = batch_of(config, 2)
+  state = model.init(jax.random.key(0), batch)
+  step = jax.jit(model.train_step, static_argnums=3)
+  for i in range(250):
+    state, metrics = step(state, batch, jax.random.key(i), 0)
+  assert float(metrics['loss/nll']) < 0.05
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'place': 'alibi'}, "place='alibi' .*'sinusoid'"),
+    ({'heads': 3}, r'attention_width=16 .*heads=3'),
+    ({'local': True, 'block': 0}, 'local with model.block=0'),
+    ({'length': 30}, 'length=30 .*28'),
+    ({'eval_length': 30}, 'eval_length=30 .*28'),
+    ({'tokens': 'notes'}, "tokens='notes' .*'chorales'"),
+    ({'place': 'sinusoid'}, "model.voice with model.place='sinusoid'")])
+def test_settings_that_cannot_work_are_one_sentence(changes, message):
+  with pytest.raises(errors.UserError, match=message):
+    music_transformer.build(config_of(**changes))
+
+
+def test_lstm_reads_performances_too():
+  config = config_lib.load('lstm_jsb:tiny')
+  maestro = config_of('maestro')
+  with config.model.unlocked():
+    for k in ('low', 'high', 'stretch'):
+      config.model[k] = maestro.model[k]
+  config.model.tokens = 'events'
+  model = lstm.build(config)
+  batch = batch_of(maestro)
+  state = model.init(jax.random.key(0), batch)
+  got = model.eval_step(state, batch, jax.random.key(0))
+  assert abs(float(got['nll'].compute()) - math.log(310)) < 0.1
