@@ -15,7 +15,6 @@ import os
 
 os.environ['XLA_FLAGS'] = '--xla_cpu_multi_thread_eigen=false'
 # The flags count only before jax is imported.
-# ruff: noqa: E402
 
 import json
 import pathlib

@@ -19,9 +19,12 @@ class Evaluation:
     # Padding is masked, so any batch size will do: take one that divides.
     self._rows = -(-config.batch_size // mesh.size) * mesh.size
     on_all = sharding.replicated(mesh)
-    self._step = jax.jit(
-        lambda state, batch, key: model.eval_step(
-            sharding.gather(state, mesh), batch, key), out_shardings=on_all)
+
+    def step(state, batch, key):
+      with sharding.tracing(mesh):
+        return model.eval_step(sharding.gather(state, mesh), batch, key)
+
+    self._step = jax.jit(step, out_shardings=on_all)
     self._gather = jax.jit(lambda state: state.replace(opt={}),
                            out_shardings=on_all)
 

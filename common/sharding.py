@@ -72,6 +72,24 @@ def gather(state, mesh: Mesh):
                        ema=whole(state.ema))
 
 
+def tracing(mesh: Mesh):
+  """A context for what is traced for this mesh: `per_device` needs to know."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def per_device(fn, x):
+  """fn(x), which keeps the leading axis, by each device for its own rows.
+
+  For what the compiler does not split by itself: it gathers the operand of a
+  Fourier transform, and every device transforms the whole batch.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1 or not x.ndim or x.shape[0] % mesh.size:
+    return fn(x)
+  rows = PartitionSpec(mesh.axis_names)
+  return jax.shard_map(fn, mesh=mesh, in_specs=rows, out_specs=rows)(x)
+
+
 def check_rows(name: str, rows: int, mesh: Mesh) -> None:
   if rows < 1 or rows % mesh.size:
     fits = max(1, rows // mesh.size) * mesh.size

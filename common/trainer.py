@@ -106,7 +106,8 @@ def jit_step(model, mesh, shardings):
   def step_fn(state, batch, key, stage):
     key = jax.random.fold_in(key, state.step)
     state = sharding.gather(state, mesh)
-    state, metrics = model.train_step(state, batch, key, stage)
+    with sharding.tracing(mesh):
+      state, metrics = model.train_step(state, batch, key, stage)
     return state.replace(step=state.step + 1), metrics
 
   return jax.jit(step_fn, static_argnames='stage', donate_argnames='state',

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common import errors
+from common import errors, sharding
 
 # From so many hops to a frame on, blocks would take minutes to compile.
 _MANY = 64
@@ -67,7 +67,8 @@ def stft(x, n_fft: int, hop: int, *, win_length: int | None = None,
   missing = hop * (count - 1) + length - size
   x = jnp.pad(x, [*outer, (0, max(0, missing))])
   frames = _frames(x, length, hop, count)
-  return jnp.fft.rfft(frames * _like(w / scale, frames), n_fft)
+  return sharding.per_device(lambda x: jnp.fft.rfft(x, n_fft),
+                             frames * _like(w / scale, frames))
 
 
 def istft(spec, n_fft: int, hop: int, *, win_length: int | None = None,
@@ -95,7 +96,8 @@ def istft(spec, n_fft: int, hop: int, *, win_length: int | None = None,
         f'{spec.shape[-1]} bins do not go with n_fft={n_fft}, which has '
         f'{n_fft // 2 + 1}; n_fft={2 * (spec.shape[-1] - 1)} would')
   count = spec.shape[-2]
-  frames = jnp.fft.irfft(spec, n_fft)[..., :len(w)]
+  frames = sharding.per_device(lambda x: jnp.fft.irfft(x, n_fft), spec)
+  frames = frames[..., :len(w)]
   square = w**2
   if dual_window:
     parts = -(-len(w) // hop)

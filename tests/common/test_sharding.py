@@ -5,6 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from common import errors, sharding
+from common.spectral import stft
 
 
 def shape(*dims):
@@ -43,3 +44,34 @@ def test_fewer_devices_may_be_taken():
 def test_rows_that_do_not_divide_name_what_would():
   with pytest.raises(errors.UserError, match=r'batch_size=6 .* use 4 or 8'):
     sharding.check_rows('batch_size', 6, sharding.make_mesh())
+
+
+@pytest.mark.parametrize('data, fsdp', [(4, 1), (2, 2)])
+def test_every_device_transforms_its_own_rows(data, fsdp):
+  mesh = sharding.make_mesh(data, fsdp)
+  audio = np.random.default_rng(0).normal(size=(8, 400)).astype(np.float32)
+
+  def loss(x):
+    spec = stft.stft(x, 64, 16)
+    return (jnp.abs(spec) ** 2).sum() + (stft.istft(spec, 64, 16) ** 4).sum()
+
+  def step(x):
+    with sharding.tracing(mesh):
+      return loss(x), jax.grad(loss)(x)
+
+  rows = sharding.by_row(mesh)
+  split = jax.jit(step, in_shardings=rows).lower(audio).compile()
+  assert 'all-gather' not in split.as_text()
+  assert '[2,26,33]' in split.as_text()  # Of eight sounds.
+  found = split(sharding.place(audio, rows))
+  for got, want in zip(found, (loss(audio), jax.grad(loss)(audio)),
+                       strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_do_not_divide_are_transformed_whole():
+  mesh = sharding.make_mesh()
+  with sharding.tracing(mesh):
+    got = jax.jit(lambda x: sharding.per_device(jnp.fft.rfft, x))(np.ones(
+        (3, 8), np.float32))
+  np.testing.assert_allclose(got, np.fft.rfft(np.ones((3, 8))), atol=1e-6)
