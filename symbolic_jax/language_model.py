@@ -34,14 +34,13 @@ class Network(NamedTuple):
     init: (key, inputs [B, L]) -> params.
     logits: (params, inputs [B, L], key) -> [B, L, V] after each input; with a
       key there is dropout.
-    start: (rows, tokens) -> what `step` carries, before a piece of so many.
-    step: (params, carry, inputs [B]) -> (carry, [B, V]).
+    sampler: (params, rows, tokens) -> (carry, step), for pieces of so many
+      tokens; step: (carry, inputs [B]) -> (carry, [B, V]).
   """
 
   init: Callable[..., Any]
   logits: Callable[..., jax.Array]
-  start: Callable[..., Any]
-  step: Callable[..., tuple[Any, jax.Array]]
+  sampler: Callable[..., tuple[Any, Callable[..., tuple[Any, jax.Array]]]]
 
 
 def shift(tokens):  # [B, L] -> [B, L]: the input that predicts each token.
@@ -205,17 +204,19 @@ def build(config, net: Network, tx: optax.GradientTransformation
     free = max(m.length - primer.shape[1], 0)
     primer = jnp.pad(primer, ((0, 0), (0, free)), constant_values=NOTHING)
 
+    start, advance = net.sampler(params, rows, primer.shape[1])
+
     def step(carry, token):
       carry, state = carry
       state = grammar.advance(state, token)
-      carry, logits = net.step(params, carry, token)
+      carry, logits = advance(carry, token)
       return (carry, state), jnp.where(
           grammar.allowed(state), logits, -jnp.inf)
 
-    carry = net.start(rows, primer.shape[1]), grammar.start(rows)
     return sampling.decode(
-        step, carry, jnp.full(rows, NOTHING), keys, primer.shape[1],
-        forced=primer, temperature=batch.get('temperature', m.temperature),
+        step, (start, grammar.start(rows)), jnp.full(rows, NOTHING), keys,
+        primer.shape[1], forced=primer,
+        temperature=batch.get('temperature', m.temperature),
         top_k=batch.get('top_k', m.top_k), top_p=batch.get('top_p', m.top_p))
 
   def sample(state, batch, key):

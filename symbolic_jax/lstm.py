@@ -156,15 +156,16 @@ def build(config) -> model_lib.Model:
     return net.apply({'params': params}, inputs, train=key is not None,
                      rngs=None if key is None else {'dropout': key})[0]
 
-  def start(rows, tokens):
+  def sampler(params, rows, tokens):
     del tokens  # Its state is of one size.
-    return net.start(rows)
 
-  def step(params, carry, inputs):
-    out, carry = net.apply({'params': params}, inputs[:, None], carry)
-    return carry, out[:, 0]
+    def step(carry, inputs):
+      out, carry = net.apply({'params': params}, inputs[:, None], carry)
+      return carry, out[:, 0]
+
+    return net.start(rows), step
 
   return language_model.build(
-      config, language_model.Network(init, logits, start, step),
+      config, language_model.Network(init, logits, sampler),
       optax.chain(optax.clip_by_global_norm(m.clip),
                   optax.adam(m.learning_rate)))

@@ -65,22 +65,26 @@ def build(config):
                      train=key is not None,
                      rngs=None if key is None else {'dropout': key})[0]
 
-  def start(rows, tokens):
+  def sampler(params, rows, tokens):
     """A piece longer than those of training is seen through a window."""
-    return net.empty_caches(rows, min(tokens, m.length)), jnp.int32(0)
+    single, params = net.for_steps(params)
 
-  def step(params, carry, inputs):
-    caches, position = carry
-    inputs = inputs[:, None]
-    out, caches = net.apply({'params': params}, inputs,
-                            values(inputs, position[None]), caches, position)
-    return (caches, position + 1), out[:, 0]
+    def step(carry, inputs):
+      caches, position = carry
+      inputs = inputs[:, None]
+      out, caches = single.apply(
+          {'params': params}, inputs, values(inputs, position[None]), caches,
+          position)
+      return (caches, position + 1), out[:, 0]
+
+    caches = net.empty_caches(rows, min(tokens, m.length))
+    return (caches, jnp.int32(0)), step
 
   # Adam as tensor2tensor sets it; no clipping, no label smoothing.
   tx = optax.adam(optim.inverse_root(m.learning_rate, m.width, m.warmup),
                   b1=0.9, b2=0.997, eps=1e-9)
   return language_model.build(
-      config, language_model.Network(init, logits, start, step), tx)
+      config, language_model.Network(init, logits, sampler), tx)
 
 
 def _check(m):

@@ -161,10 +161,11 @@ def step(cache: Cache, q, k, v, position, *, table=None, relations=(),
   if local:
     seen &= position // block - cache.at // block <= 1
   logits = _dot('bhd,bwhd->bhw', q, cache.k)
-  if table is not None:
+  if table is not None:  # Products by distance, then each key's.
     row = table.shape[1] - 1 - distance
-    by_key = _dot('bhd,hwd->bhw', q, table[:, jnp.maximum(row, 0)])
-    logits += jnp.where((row >= 0) | clip, by_key, 0.0)
+    by_row = _dot('bhd,hmd->bhm', q, table)
+    logits += jnp.where((row >= 0) | clip, by_row[:, :, jnp.maximum(row, 0)],
+                        0.0)
   for relation, others in zip(relations, cache.values, strict=True):
     by_difference = _dot('bhd,hrd->bhr', q, relation.table)
     at = _difference(relation.values[:, None], others, relation.table.shape[1])

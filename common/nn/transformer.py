@@ -4,8 +4,9 @@ As tensor2tensor has it, which the Music Transformer was trained with: layer
 norm before each part and once at the end, no biases in the projections, values
 as wide as the residual stream whatever the width of the queries, input and
 output tables apart and drawn with standard deviation 1 / sqrt(width), inputs
-times sqrt(width). The layers are one `nn.scan`: their parameters have a leading
-axis, and compile time does not grow with depth.
+times sqrt(width). In training the layers are one `nn.scan`: their parameters
+have a leading axis, and compile time does not grow with depth. Token by token
+they are apart (`for_steps`), so that caches are changed where they lie.
 
 Shapes: B rows, L tokens, V vocabulary, C width of the residual stream.
 """
@@ -122,6 +123,7 @@ class Transformer(nn.Module):
   clip: bool = False
   dropout: float = 0.0
   remat: bool = False  # Keep a layer's input only, and compute it twice.
+  stacked: bool = True  # One scan of all layers.
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -132,7 +134,8 @@ class Transformer(nn.Module):
     Args:
       tokens: inputs, NOTHING for a zero vector.
       values: what the relations compare, [B, L] int32 each.
-      caches: `empty_caches`, for one token at a time; L is 1.
+      caches: `empty_caches`, for one token at a time; L is 1, and the layers
+        are not stacked.
       position: scalar, the place of that token.
       train: with dropout, of the 'dropout' rng.
     """
@@ -145,42 +148,50 @@ class Transformer(nn.Module):
     options = {'heads': self.heads, 'width': self.attention_width,
                'distances': self.distances, 'rotary': self.rotary,
                'block': self.block, 'local': self.local, 'clip': self.clip}
-    out, rest = [], self.layers
-    if self.differences:  # The first layer alone has the relations.
-      rest -= 1
-      x, cache = layer(
-          attention=options | {'differences': self.differences}, name='first')(
-              x, values, caches and caches[0], position, train)
-      out.append(cache)
-
-    def one(layer, x, cache):
-      return layer(x, (), cache, position, train)
-
-    if self.remat and caches is None:
-      one = nn.remat(one, prevent_cse=False)
-    x, cache = nn.scan(
-        one, variable_axes={'params': 0},
-        split_rngs={'params': True, 'dropout': True}, length=rest)(
-            layer(attention=options, name='layers'), x,
-            caches and caches[-1])
-    out.append(cache)
+    kinds = [options | ({'differences': self.differences} if not n else {})
+             for n in range(self.layers)]
+    if self.stacked:
+      if self.differences:
+        x, _ = layer(attention=kinds.pop(0), name='first')(
+            x, values, train=train)
+      one = lambda layer, x: layer(x, train=train)
+      if self.remat:
+        one = nn.remat(one, prevent_cse=False)
+      x, _ = nn.scan(one, variable_axes={'params': 0},
+                     split_rngs={'params': True, 'dropout': True},
+                     length=len(kinds))(
+                         layer(attention=options, name='layers'), x)
+    else:
+      out = []
+      for n, (kind, cache) in enumerate(zip(kinds, caches, strict=True)):
+        x, cache = layer(attention=kind, name=f'layer_{n}')(
+            x, values if not n else (), cache, position)
+        out.append(cache)
+      caches = tuple(out)
     x = _norm('norm', jnp.float32)(x)
     table = self.param('logits', nn.initializers.normal(self.width**-0.5),
                        (self.vocab, self.width))
     logits = jnp.einsum('blc,vc->blv', x.astype(self.dtype),
                         table.astype(self.dtype),
                         preferred_element_type=jnp.float32)
-    return logits, None if caches is None else tuple(out)
+    return logits, caches
+
+  def for_steps(self, params):
+    """The same network with its layers apart, and its parameters."""
+    params = dict(params)
+    stack = params.pop('layers')
+    first = [params.pop('first')] if self.differences else []
+    layers = first + [jax.tree.map(lambda x, n=n: x[n], stack)
+                      for n in range(self.layers - len(first))]
+    return self.clone(stacked=False), params | {
+        f'layer_{n}': layer for n, layer in enumerate(layers)}
 
   def empty_caches(self, rows: int, size: int):
-    """Of all layers: those before the scan, then one with a layer axis."""
-    cache = lambda relations: attention.Cache.empty(
+    """One for each layer, of `size` tokens."""
+    return tuple(attention.Cache.empty(
         rows, size, self.heads, self.attention_width // self.heads,
-        self.width // self.heads, relations, self.dtype)
-    first = (cache(len(self.differences)),) if self.differences else ()
-    rest = self.layers - len(first)
-    return (*first, jax.tree.map(
-        lambda x: jnp.broadcast_to(x[None], (rest, *x.shape)), cache(0)))
+        self.width // self.heads, 0 if n else len(self.differences),
+        self.dtype) for n in range(self.layers))
 
   def _embed(self, tokens, at):
     """Of the width, half is the token's if places are concatenated."""

@@ -70,7 +70,9 @@ def test_one_token_at_a_time_gives_the_logits_of_all(kind):
   whole, none = net.apply(params, tokens, values)
   assert none is None and whole.dtype == jnp.float32
   caches = net.empty_caches(2, 12)
-  step = jax.jit(lambda c, t, v, i: net.apply(params, t, v, c, i))
+  single, apart = net.for_steps(params['params'])
+  step = jax.jit(lambda c, t, v, i: single.apply(
+      {'params': apart}, t, v, c, i))
   for i in range(12):
     at = slice(i, i + 1)
     got, caches = step(caches, tokens[:, at], tuple(v[:, at] for v in values),
