@@ -15,7 +15,7 @@ import pathlib
 
 from absl import flags
 
-from common import app
+from common import app, errors
 
 _WORKDIR = app.define_workdir()
 _DATA_DIR = app.define_data_dir()
@@ -41,15 +41,18 @@ def main(argv):
   from common import evaluation, runs
   from common.data import builders
 
+  if _GENERATED.value and not (_CLASSIFIER.value or _EMBEDDING.value):
+    raise errors.UserError('--generated goes with --classifier or --embedding')
   run = runs.load(_WORKDIR.value, _STEP.value)
   split = _SPLIT.value or run.config.data.eval
   source = builders.open_split(run.config.data.name, split, _DATA_DIR.value)
+  table = _table(run, source)  # Opens all it needs before the long work.
   metrics, rows = evaluation.Evaluation(
       run.config, run.module, run.model, run.mesh, source)(run.state)
   results = {'step': run.step, 'split': split, 'examples': rows,
              'metrics': metrics}
-  if _CLASSIFIER.value or _EMBEDDING.value:
-    results['metrics'] |= _table(run, source, results)
+  if table:
+    results['metrics'] |= table(results)
   if jax.process_index() == 0:
     path = pathlib.Path(_WORKDIR.value) / 'results.json'
     path.write_text(json.dumps(results, indent=1) + '\n')
@@ -59,34 +62,42 @@ def main(argv):
           f'{path}')
 
 
-def _table(run, source, results) -> dict[str, float]:
-  """{'generated/fid': ..}; what they were measured on goes into `results`."""
+def _table(run, source):
+  """A function of `results`, which it adds to: {'generated/fid': ..}, or None.
+
+  What the numbers were measured on goes into the results.
+  """
   from common import runs
   from common.data import builders
   from common.metrics import frechet, table
 
-  embedding, embed = _EMBEDDING.value or '', None
-  out = {}
-  if '.npz' in embedding:
-    out['generated/fad'] = frechet.distance_of_files(embedding)
-  elif embedding:
-    embed = frechet.load_embedding(embedding)
-  if _CLASSIFIER.value or embed:
-    judge = _CLASSIFIER.value and runs.load(_CLASSIFIER.value)
-    train = builders.open_split(
-        run.config.data.name, run.config.data.train, _DATA_DIR.value)
-    rows, counts = table.measure(
-        run, source, train, _GENERATED.value, judge or None, embed)
-    print(table.text(rows, counts))
-    out |= {f'{name}/{k}': v for name, row in rows.items()
-            for k, v in row.items()}
-    results['sounds'] = counts
+  embedding = _EMBEDDING.value or ''
+  if not (_CLASSIFIER.value or embedding):
+    return None
+  embed = embedding and '.npz' not in embedding and frechet.load_embedding(
+      embedding)
+  of_files = '.npz' in embedding and frechet.distance_of_files(embedding)
+  judge = _CLASSIFIER.value and runs.load(_CLASSIFIER.value)
+  train = builders.open_split(
+      run.config.data.name, run.config.data.train, _DATA_DIR.value)
+
+  def measure(results) -> dict[str, float]:
+    out = {'generated/fad': of_files} if of_files is not False else {}
+    if judge or embed:
+      rows, counts = table.measure(
+          run, source, train, _GENERATED.value, judge or None, embed or None)
+      print(table.text(rows, counts))
+      out |= {f'{name}/{k}': v for name, row in rows.items()
+              for k, v in row.items()}
+      results['sounds'] = counts
     if judge:
       results['classifier'] = {
           'workdir': _CLASSIFIER.value, 'step': judge.step}
-  if embedding:
-    results['embedding'] = embedding
-  return out
+    if embedding:
+      results['embedding'] = embedding
+    return out
+
+  return measure
 
 
 if __name__ == '__main__':

@@ -96,7 +96,7 @@ def run_unfinished(runs: list[Run], start) -> dict[str, str]:
 
 def plan(spec: str, root, ablations: str, seeds: list[int],
          overrides: list[str], data_dir=None, split=None) -> list[Run]:
-  """All runs, each config checked before the first of them starts.
+  """All runs, each one's settings resolved before the first of them starts.
 
   `ablations` is 'all', 'none' (only 'base') or names, split by commas.
   """

@@ -72,16 +72,17 @@ class Checkpoint:
           f'{path}: {name} is ' + ('cut into slices' if entry.sliced else
                                    f'of TensorFlow type {entry.dtype}')
           + '; only whole arrays of numbers can be read')
+    data = None
     try:
       with path.open('rb') as f:
-        f.seek(entry.offset)
-        data = f.read(entry.size)
+        if (entry.size == math.prod(entry.shape) * dtype.itemsize
+            and entry.offset + entry.size <= path.stat().st_size):
+          f.seek(entry.offset)
+          data = f.read(entry.size)
     except OSError as e:
       raise errors.UserError(f'{path}: {e.strerror}; it belongs to '
                              f'{self._prefix}.index') from None
-    if (len(data) != entry.size
-        or entry.size != math.prod(entry.shape) * dtype.itemsize
-        or not tfrecord.intact(data, entry.checksum)):
+    if data is None or not tfrecord.intact(data, entry.checksum):
       raise errors.UserError(f'{path}: {name} is broken (wrong checksum or '
                              'length); copy or download the file again')
     return np.frombuffer(data, dtype).reshape(entry.shape)

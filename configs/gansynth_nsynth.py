@@ -142,7 +142,7 @@ def ablations() -> dict[str, dict]:
       'ifmel': small,
       'if': small | frequency | low,
       'phase': small | phase | low,
-      # Released: 4 million images.
-      'not_progressive': {'model.progressive': False, 'steps': 500_000},
+      # Released: 4 million images, so steps=500_000.
+      'not_progressive': {'model.progressive': False},
       'penalty_normalized': {'model.penalty_domain': 'normalized'},
   }

@@ -37,9 +37,10 @@ def get_config(size: str = 'paper'):
   # Batch, steps, warm-up and dropout on this data are not in the paper: ours.
   c.batch_size = 8
   c.steps = 6000  # About 210 epochs of 229 pieces.
-  c.eval_every = 200  # Take the step with the lowest eval/nll.
+  c.eval_every = 200
   c.sample_every = 1000
-  c.checkpoint.every = c.checkpoint.keep_every = 200
+  c.checkpoint.every = 200
+  c.checkpoint.keep_every = 1000  # 107 MB each.
   c.model.tokens = 'chorales'
   c.model.length = 1024  # "Common length" of the paper: 256 steps.
   c.model.eval_length = 0  # Longer: also the likelihood beyond `length`.

@@ -27,7 +27,6 @@ def get_config(size: str = 'paper'):
   c = config_lib.default()
   c.module = 'symbolic_jax.music_transformer'
   c.data.name = 'maestro/v3'
-  c.data.eval = 'validation'
   c.batch_size = 4  # 9000 tokens a step in tensor2tensor's preset of this size.
   c.steps = 300_000
   c.eval_every = c.sample_every = c.checkpoint.every = 5000
@@ -59,7 +58,7 @@ def get_config(size: str = 'paper'):
   c.model.top_k = 0
   c.model.top_p = 1.0
   if size == 'demo':
-    c.data.name, c.data.eval = 'synthetic_performances/demo', 'valid'
+    c.data.name = 'synthetic_performances/demo'
     c.batch_size = 8
     c.steps = 300
     c.log_every = 20
@@ -68,7 +67,7 @@ def get_config(size: str = 'paper'):
     c.model.width = c.model.attention_width = c.model.feed_forward = 128
     c.model.heads, c.model.warmup, c.model.block = 4, 100, 0
   elif size == 'tiny':
-    c.data.name, c.data.eval = 'synthetic_performances/tiny', 'valid'
+    c.data.name = 'synthetic_performances/tiny'
     c.batch_size = 4
     c.steps = 4
     c.log_every = 1

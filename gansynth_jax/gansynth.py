@@ -23,14 +23,16 @@ from common.spectral import representations
 from gansynth_jax import progressive
 
 # Table 1's data types: mel and linear frequency, instantaneous frequency and
-# phase. The magnitude is a power only where bins are mel.
-REPRESENTATIONS = ('gansynth_ifmel', 'gansynth_if', 'gansynth_phase')
+# phase; and bins that are really mel. The magnitude is a power where bins are
+# mel.
+REPRESENTATIONS = ('gansynth_ifmel', 'gansynth_if', 'gansynth_phase', 'ifmel')
 PENALTY_DOMAINS = ('raw', 'normalized')
 
 # Of rendered notes, in the released code.
 ATTACK_S, RELEASE_S, LONGEST_S, TAIL_S = 0.01, 0.3, 3.0, 3.0
 RENDER_ROWS = 8  # Notes generated at once.
 _BLOCK = 1 << 16  # Samples that a stream yields at once.
+_MOST_ROWS = 64  # Sounds generated at once: 4 GB at the paper's size.
 
 
 def build(config) -> Model:
@@ -59,7 +61,7 @@ def build(config) -> Model:
   stages = tuple(
       Stage(start, schedule.rows_of(i))
       for i, start in enumerate(schedule.starts)) if c.progressive else (
-          Stage(),)
+          Stage(0, rows[-1]),)
 
   def progress_at(step):
     return (schedule.progress(step) if c.progressive
@@ -213,15 +215,18 @@ def build(config) -> Model:
   @jax.jit
   def sound(step, params, batch, key):  # [B, N]
     image = generate(params, *conditions(batch, key), progress_at(step))
-    return representation.decode(image).clip(-1.0, 1.0)
+    return representation.decode(image)
 
   def sample(state, batch, key):
     make = functools.partial(sound, state.step, state.ema['g'])
-    if 'velocity' not in batch:
-      return {'audio': make(batch, key)}
-    notes = jax.device_get(dict(batch))
-    sounds = in_batches(lambda rows: make(rows, key), notes)
-    return {'stream': half_scale(mix(notes, sounds, config.data.sample_rate))}
+    if 'velocity' in batch:
+      notes = jax.device_get(dict(batch))
+      sounds = in_batches(lambda rows: make(rows, key), notes)
+      return {'stream': half_scale(mix(notes, sounds,
+                                       config.data.sample_rate))}
+    parts = [make({k: x[i:i + _MOST_ROWS] for k, x in batch.items()}, key)
+             for i in range(0, len(batch['index']), _MOST_ROWS)]
+    return {'audio': jnp.concatenate(parts).clip(-1.0, 1.0)}
 
   return Model(init=init, train_step=train_step, eval_step=eval_step,
                sample=sample, stages=stages)
@@ -256,18 +261,31 @@ def _check(config) -> tuple[int, int]:
       raise errors.UserError(
           f'model.{name}={value!r} is not one of {", ".join(map(repr, known))}')
   for name in ('blocks', 'start_frames', 'start_bins', 'stable_images',
-               'transition_images'):
+               'transition_images', 'samples', 'latent_size'):
     if c[name] < 1:
       raise errors.UserError(f'model.{name}={c[name]} is below 1')
   if len(c.batch_sizes) > c.blocks:
     raise errors.UserError(
         f'model.batch_sizes={c.batch_sizes} has {len(c.batch_sizes)} entries, '
         f'one for each of the last blocks, but model.blocks={c.blocks}')
-  if not len(c.pitch_counts) or min(c.pitch_counts) < 0 or not any(
-      c.pitch_counts):
+  if any(not isinstance(n, int) or n < 1 for n in c.batch_sizes):
+    raise errors.UserError(f'model.batch_sizes={c.batch_sizes} are not all 1 '
+                           'or more')
+  if progressive.num_filters(
+      c.blocks, c.fmap_base, c.fmap_decay, c.fmap_max) < 1:
+    raise errors.UserError(
+        f'model.fmap_base={c.fmap_base} leaves block {c.blocks} without a '
+        'channel; use a larger one, or a smaller model.fmap_decay')
+  for name in ('magnitude_scale', 'phase_scale'):
+    if len(c[name]) != 2 or not c[name][0]:
+      raise errors.UserError(f'model.{name}={c[name]} is not (a, b) with a '
+                             'other than 0')
+  counts = c.pitch_counts
+  if (any(not isinstance(n, int | float) or n < 0 for n in counts)
+      or not any(counts)):
     raise errors.UserError(
         'model.pitch_counts must say how often each pitch from '
-        f'{c.lowest_pitch} on is drawn; for 61 equally likely ones: (1,) * 61')
+        f'{c.lowest_pitch} on is drawn; for three equally likely ones 1,1,1')
   frames, bins = (n * 2 ** (c.blocks - 1) for n in (c.start_frames,
                                                     c.start_bins))
   covered = bins // 2 * (frames - 1) + 2 * bins
@@ -289,6 +307,10 @@ def preprocess(config):
 
   def fn(example, rng):
     del rng
+    if 'pitch' not in example:
+      raise errors.UserError(
+          f'data.name={config.data.name!r} does not say what pitch a sound '
+          'has; prepare notes in the layout of nsynth/full (docs/data.md)')
     pitch = int(example['pitch'])
     if not c.lowest_pitch <= pitch <= highest:
       raise errors.UserError(
@@ -321,6 +343,10 @@ def measure(config, examples, margin: float = 0.8) -> dict:
     image = np.asarray(encode(make(example, None)['audio'][None]), np.float64)
     low = np.minimum(low, image.min((0, 1, 2)))
     high = np.maximum(high, image.max((0, 1, 2)))
+  if not (high > low).all():
+    raise errors.UserError(
+        'there are no examples to measure, or one of their channels is the '
+        'same everywhere; give some notes')
   a = 2 * margin / (high - low)
   b = margin * (-2 * low / (high - low) - 1)
   return dict(zip(('magnitude_scale', 'phase_scale'),
@@ -371,10 +397,12 @@ def _pitches(text: str) -> list[int]:
   try:
     ranges = [[int(x) for x in part.split('-')]
               for part in text.split(',') if text]
-    return [p for r in ranges for p in range(r[0], r[-1] + 1)]
   except ValueError:
+    ranges = [[]]
+  if any(len(r) not in (1, 2) or r[-1] < r[0] for r in ranges):
     raise errors.UserError(f'--prompt=pitch={text} is no list of MIDI numbers; '
-                           'write 60, or 48,60,72, or 48-72') from None
+                           'write 60, or 48,60,72, or 48-72')
+  return [p for r in ranges for p in range(r[0], r[-1] + 1)]
 
 
 def _label(config, pitch: int) -> int:

@@ -7,7 +7,7 @@ by `config.model.tokens`: symbolic_jax/pieces.py.
 Likelihood: nats per token, over all tokens but padding. A piece longer than
 `config.model.length` is scored in consecutive segments, the last one what is
 left: every token is counted once, and none is predicted from more context than
-in training.
+in training (unless `config.model.eval_length` asks for it).
 
 Shapes: B rows, L tokens, V vocabulary.
 """
@@ -88,7 +88,7 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
     primer_s: how much of it, from its first note on; 0 for up to half of the
       sample.
     duration_s: length of a sample, primer included, where tokens last equally
-      long (chorales).
+      long (chorales, at 120 beats a minute; so are primers of chorales read).
     tokens: length of a sample in tokens, primer included; 0 for that of
       training, and no shorter.
     temperature: 1 draws from the model, lower is safer, 0 takes the best.
@@ -103,8 +103,11 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
   _require(primer_s >= 0, f'primer_s={primer_s}', '0 or more')
   _require(not (tokens and duration_s), f'tokens={tokens}',
            'it or duration_s, not both')
-  wanted = tokens or (
-      kind.count(duration_s) if duration_s else 0) or length
+  _require(tokens % kind.group == 0, f'tokens={tokens}',
+           f'a multiple of {kind.group}')
+  _require(np.isfinite(duration_s), f'duration_s={duration_s}', 'a number')
+  wanted = tokens if tokens else kind.count(
+      duration_s) if duration_s else length
   _require(wanted >= length, f'tokens={tokens}' if tokens else
            f'duration_s={duration_s}', f'0, or {kind.least(length)} and more')
   rows = lambda value, dtype: np.full(count, value, dtype)

@@ -29,9 +29,10 @@ from symbolic_jax.language_model import preprocess, prompt, segments
 __all__ = ['build', 'preprocess', 'prompt', 'segments']
 
 # Of the differences of pitch (any two pitches of a chorale, both ways) and of
-# time (256 sixteenths, both ways) in the first layer; the paper has no sizes.
+# time (256 sixteenths; the half of what would be ahead is never used) in the
+# first layer; the paper has no sizes.
 DIFFERENCES = (2 * (chorales.HIGH - chorales.LOW) + 1, 2 * 256 + 1)
-SILENT = -1000  # As a pitch: further from any pitch than the table reaches.
+SILENT = -1000  # As a pitch, of rests: further from any than the table reaches.
 
 
 def build(config):
@@ -66,7 +67,14 @@ def build(config):
                      rngs=None if key is None else {'dropout': key})[0]
 
   def sampler(params, rows, tokens):
-    """A piece longer than those of training is seen through a window."""
+    """A piece longer than those of training is seen through a window.
+
+    Sinusoids go on counting there, to places that training never had.
+    """
+    if m.place == 'learned' and tokens > net.learned:
+      raise errors.UserError(
+          f"model.place='learned' has {net.learned} places, a sample of "
+          f'{tokens} tokens needs more; make it shorter')
     single, params = net.for_steps(params)
 
     def step(carry, inputs):
@@ -96,6 +104,15 @@ def _check(m):
        f'a multiple of model.heads={m.heads}'),
       (m.width % m.heads == 0, f'model.width={m.width}',
        f'a multiple of model.heads={m.heads}'),
+      (m.layers >= 1, f'model.layers={m.layers}', '1 or more'),
+      (not m.rotary or m.attention_width // m.heads % 2 == 0,
+       f'model.rotary with model.attention_width={m.attention_width}',
+       f'an even number for each of model.heads={m.heads}'),
+      (m.place != 'sinusoid' or m.width % 2 == 0, f'model.width={m.width}',
+       'an even number'),
+      (m.place != 'concatenated' or m.width % 4 == 0,
+       f"model.place='concatenated' with model.width={m.width}",
+       'a multiple of 4'),
       (not m.local or m.block > 0, f'model.local with model.block={m.block}',
        'model.block=512, the paper\'s'),
       (not (m.voice or m.pitch_and_time) or m.tokens == 'chorales',

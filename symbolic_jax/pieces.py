@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common import config as config_lib
 from common import errors, midi
 from symbolic_jax import chorales
 from symbolic_jax import events as events_lib
@@ -32,6 +33,8 @@ class Chorales:
   group = chorales.VOICES
   vocab = chorales.VOCAB
   grammar = chorales.GRAMMAR
+
+  needs = ('data.step_s', 'data.programs')
 
   def __init__(self, config):
     self._step_s, self._programs = config.data.step_s, config.data.programs
@@ -83,6 +86,7 @@ class Performances:
   """Events of a piano: see Chorales for what the functions mean."""
 
   group = 1
+  needs = ('model.low', 'model.high', 'model.stretch')
 
   def __init__(self, config):
     m = config.model
@@ -98,7 +102,12 @@ class Performances:
     if name not in self._notes:
       if len(self._notes) >= 4096:
         self._notes.popitem(last=False)
-      self._notes[name] = self._events.select(midi.parse(example['midi']))
+      notes = self._events.select(midi.parse(example['midi']))
+      self._notes[name] = notes = notes[~notes['is_drum']]
+      if not len(notes):
+        raise errors.UserError(
+            f'{name.decode()} has no notes from {self._events.low} to '
+            f'{self._events.high}; leave it out of the data set')
     notes = self._notes[name]
     if rng is not None:
       notes = notes.copy()
@@ -117,8 +126,11 @@ class Performances:
       first = notes['start_s'].min()
       notes['start_s'] -= first
       notes['end_s'] -= first
-      notes = notes[notes['start_s'] < (seconds or np.inf)]
-    return self._events.encode(notes)
+    tokens = self._events.encode(notes)
+    if seconds:  # What sounds there goes on sounding.
+      passed = np.cumsum(np.asarray(self.seconds(tokens), np.float64))
+      tokens = tokens[:np.searchsorted(passed, seconds + 1e-6, side='right')]
+    return tokens
 
   def count(self, seconds):
     raise errors.UserError(f'duration_s={seconds} does not work here: events '
@@ -154,5 +166,11 @@ def make(config) -> Chorales | Performances:
     if value < group or value % group:
       raise errors.UserError(
           f'config.model.{setting}={value} is not a number of whole steps of '
-          f'four voices; use {max(1, value // group) * group}')
+          f'{group} tokens; use {max(1, value // group) * group}')
+  known = config_lib.flatten(config)
+  if missing := [k for k in KINDS[name].needs if k not in known]:
+    raise errors.UserError(
+        f'model.tokens={name!r} needs {", ".join(missing)}; put them into the '
+        'config, as music_transformer_jsb has them for chorales and '
+        'music_transformer_maestro for events')
   return KINDS[name](config)

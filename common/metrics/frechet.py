@@ -145,7 +145,7 @@ def logmel_patches(audio, sample_rate: int):
 
   A stand-in for VGGish that needs no weights: its Frechet distance is called
   `fad_logmel`, and is no FAD. It does not hear the order of things within a
-  patch. Silence after the last whole patch is dropped; sounds shorter than a
+  patch. What comes after the last whole patch is dropped; sounds shorter than a
   patch give no rows.
   """
   if sample_rate != LOGMEL_RATE:

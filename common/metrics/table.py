@@ -132,6 +132,12 @@ def row(sounds: Sounds, reference: Sounds, bins: ndb.Bins, lowest_pitch: int
           sounds.p_pitch)
     out['pe'] = pitch.entropy(sounds.p_pitch)
     if sounds.asked is not None:
+      known = range(lowest_pitch, lowest_pitch + sounds.p_pitch.shape[1])
+      if not {int(sounds.asked.min()), int(sounds.asked.max())} <= set(known):
+        raise errors.UserError(
+            f'pitches from {sounds.asked.min()} to {sounds.asked.max()} are '
+            f'asked for, --classifier knows {known[0]} to {known[-1]}; train '
+            'one for these')
       out['pa'] = pitch.accuracy(sounds.p_pitch, sounds.asked - lowest_pitch)
   if len(sounds.heard):
     out['f0'] = pitch.agreement(

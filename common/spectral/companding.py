@@ -22,13 +22,15 @@ RULES = ('floor', 'librosa', 'nsynth')
 def mu_compress(x, mu: int = 255):
   """Samples in [-1, 1] to mu-law values in [-1, 1]."""
   x = jnp.asarray(x, jnp.float32)
-  return jnp.sign(x) * jnp.log1p(mu * jnp.abs(x)) / math.log1p(mu)
+  sign = jnp.where(x < 0, -1.0, 1.0)  # Not jnp.sign: silence has a slope.
+  return sign * jnp.log1p(mu * (sign * x)) / math.log1p(mu)
 
 
 def mu_expand(y, mu: int = 255):
   """Inverse of `mu_compress`."""
   y = jnp.asarray(y, jnp.float32)
-  return jnp.sign(y) * jnp.expm1(jnp.abs(y) * math.log1p(mu)) / mu
+  sign = jnp.where(y < 0, -1.0, 1.0)
+  return sign * jnp.expm1(sign * y * math.log1p(mu)) / mu
 
 
 def mu_encode(x, mu: int = 255, rule: str = 'floor'):

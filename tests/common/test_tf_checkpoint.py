@@ -94,3 +94,18 @@ def test_types_that_are_no_numbers_are_refused(arrays, tmp_path):
   found = tf_checkpoint.Checkpoint(path)
   with pytest.raises(errors.UserError, match='few is of TensorFlow type 7'):
     found.read('few')
+
+
+@pytest.mark.parametrize('size, offset', [
+    (2**62, 0), (2**63, 0), (24, 2**63 + 1), (24, 10**6)])
+def test_sizes_that_lie_are_not_trusted(arrays, size, offset, tmp_path):
+  tf_writer.write(tmp_path / 'm', arrays)
+  found = tf_checkpoint.Checkpoint(tmp_path / 'm')
+  entry = found._entries['few']
+  found._entries['few'] = entry._replace(size=size, offset=offset)
+  with pytest.raises(errors.UserError, match='few is broken'):
+    found.read('few')
+  found._entries['few'] = entry._replace(size=size, shape=(size // 4,),
+                                         offset=offset)
+  with pytest.raises(errors.UserError, match='few is broken'):
+    found.read('few')

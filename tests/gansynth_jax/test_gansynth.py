@@ -444,15 +444,39 @@ def test_short_clips_have_two_instruments(tmp_path):
   assert (batch['total'] == 5 * RATE).all()
 
 
+def quiet(state):
+  """With a magnitude that is the same everywhere, and small."""
+  blocks = {}
+  for name, block in state.ema['g'].items():
+    colors = block['to_rgb']
+    blocks[name] = {**block, 'to_rgb': {
+        'kernel': colors['kernel'].at[..., 0].set(0.0),
+        'bias': colors['bias'].at[0].set(-0.3)}}
+  return state.replace(ema={'g': blocks})
+
+
+def test_notes_are_not_clipped_before_they_are_mixed(song):
+  config, model, states, _ = trained()
+  batch = gansynth.prompt(config, 1, midi=song)
+  seen = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(gansynth, 'mix', lambda notes, sounds, rate: (
+        seen.extend(sounds), iter([np.ones(4, np.float32)]))[1])
+    list(model.sample(states[-1], batch, jax.random.key(2))['stream'])
+  assert np.abs(seen).max() > 1
+
+
 def test_a_piece_is_one_stream_of_the_notes_that_sample_makes(song):
   config, model, states, _ = trained()
   batch = gansynth.prompt(config, 1, midi=song)
-  out = model.sample(states[-1], batch, jax.random.key(2))
+  state = quiet(states[-1])
+  out = model.sample(state, batch, jax.random.key(2))
   assert list(out) == ['stream']
   got = np.concatenate(list(out['stream']))
   keys = ('index', 'end', 'blend', 'label')
-  alone = model.sample(states[-1], {k: batch[k] for k in keys},
+  alone = model.sample(state, {k: batch[k] for k in keys},
                        jax.random.key(2))['audio']
+  assert 1e-3 < np.abs(alone).max() < 1  # Nothing was clipped.
   want = np.concatenate(list(gansynth.half_scale(
       gansynth.mix(batch, np.asarray(alone), RATE))))
   np.testing.assert_allclose(got, want, atol=1e-4)
@@ -503,7 +527,13 @@ def test_silent_notes_stay_silent():
     ({'stable_images': 0}, ['model.stable_images=0']),
     ({'batch_sizes': (1, 2, 3, 4)}, ['model.batch_sizes=(1, 2, 3, 4)',
                                      'model.blocks=3']),
-    ({'pitch_counts': ()}, ['model.pitch_counts', '(1,) * 61']),
+    ({'batch_sizes': (0,)}, ['model.batch_sizes=(0,)', '1 or more']),
+    ({'fmap_base': 2}, ['model.fmap_base=2', 'block 3']),
+    ({'magnitude_scale': (0.0, 1.0)}, ['model.magnitude_scale=(0.0, 1.0)']),
+    ({'phase_scale': (1.0, 0.0, 0.0)}, ['model.phase_scale', '(a, b)']),
+    ({'latent_size': 0}, ['model.latent_size=0']),
+    ({'pitch_counts': ()}, ['model.pitch_counts', '1,1,1']),
+    ({'pitch_counts': ('a', 'b')}, ['model.pitch_counts', '1,1,1']),
     ({'samples': 64000}, ['model.samples=64000', '8 frames of 64 bins',
                           '352'])])
 def test_settings_that_cannot_work_are_refused(changes, words):
@@ -515,6 +545,8 @@ def test_settings_that_cannot_work_are_refused(changes, words):
 @pytest.mark.parametrize('options, words', [
     ({'pitch': '20'}, ['pitch=20', '24 to 84', 'nearest: 24, 25, 26']),
     ({'pitch': 'C4'}, ['pitch=C4', '48,60,72']),
+    ({'pitch': '72-48'}, ['pitch=72-48', '48-72']),
+    ({'pitch': '48-60-72'}, ['pitch=48-60-72']),
     ({'pitch': '40,50', 'last': 2}, ['pitch=40,50', 'last=2']),
     ({'pitch': '40', 'midi': 'x.mid'}, ['midi=x.mid', 'drop']),
     ({'midi': 'nowhere.mid'}, ['nowhere.mid'])])
@@ -543,6 +575,24 @@ def test_notes_are_cut_or_padded_and_nothing_else():
       clip[:10].astype('f4'), (0, 290)))
   with pytest.raises(errors.UserError, match=r'pitch 23.*24 to 84'):
     fn({'audio': clip, 'pitch': 23}, None)
+  with pytest.raises(errors.UserError, match='does not say what pitch'):
+    fn({'audio': clip}, None)
+
+
+def test_measuring_nothing_is_refused():
+  with pytest.raises(errors.UserError, match='no examples'):
+    gansynth.measure(config_of(), [])
+
+
+def test_many_sounds_are_made_a_part_at_a_time(monkeypatch):
+  config = config_of()
+  model = gansynth.build(config)
+  state = model.init(jax.random.key(0), batch_of(config))
+  draw = lambda: np.asarray(model.sample(
+      state, gansynth.prompt(config, 5), jax.random.key(1))['audio'])
+  whole = draw()
+  monkeypatch.setattr(gansynth, '_MOST_ROWS', 2)
+  np.testing.assert_allclose(draw(), whole, atol=1e-5)
 
 
 def test_measured_constants_map_the_range_to_the_margin():

@@ -466,6 +466,9 @@ def test_prompts_without_a_file_draw_freely():
     (dict(top_p=0.0), 'top_p=0.0 .*up to 1'),
     (dict(primer_s=-1.0), r'primer_s=-1.0 .*0 or more'),
     (dict(tokens=32), 'tokens=32 .*64 tokens'),
+    (dict(tokens=66), 'tokens=66 .*multiple of 4'),
+    (dict(duration_s=0.01), 'duration_s=0.01 .*2.0 s'),
+    (dict(duration_s=float('nan')), 'duration_s=nan .*number'),
     (dict(tokens=128, duration_s=4.0), 'tokens=128 .*not both'),
     (dict(duration_s=1.0), r'duration_s=1.0 .*2\.0 s .*and more')])
 def test_prompts_out_of_range_are_refused(given, message):

@@ -26,7 +26,7 @@ def tone(midi, rate=16000, seconds=1.0):
              if k * f < rate / 2)
 
 
-@pytest.mark.parametrize('rate', [16000, 22050])
+@pytest.mark.parametrize('rate', [16000, 22050, 48000])
 def test_estimates_of_tones_are_right_to_a_quarter_of_a_semitone(rate):
   want = np.array([24, 36.3, 60, 84, 100])
   got = pitch.estimate(np.stack([tone(m, rate) for m in want]), rate)

@@ -14,7 +14,7 @@ from common import config as config_lib
 from common import errors, runs, sharding, trainer
 from common import model as model_lib
 from common.data import builders
-from common.metrics import frechet, table
+from common.metrics import frechet, ndb, table
 
 
 @pytest.fixture(scope='module')
@@ -196,3 +196,27 @@ def test_a_model_that_generates_nothing_says_so(judge, environment):
       env=environment, capture_output=True, text=True)
   assert found.returncode == 2
   assert 'generates nothing' in found.stderr
+
+
+def of_pitches(asked, heard, lowest, known=61):
+  return table.Sounds(
+      binned=np.random.default_rng(0).normal(size=(len(asked), 4)),
+      asked=np.array(asked), heard=np.array([]),
+      features=np.random.default_rng(1).normal(size=(len(asked), 3)),
+      p_pitch=np.eye(known)[np.array(heard) - lowest])
+
+
+def test_pitches_are_counted_from_the_lowest_the_judge_knows():
+  bins = ndb.Bins(np.random.default_rng(2).normal(size=(20, 4)), 2)
+  asked = [24, 30, 84, 60]
+  right = of_pitches(asked, asked, 24)
+  assert table.row(right, right, bins, 24)['pa'] == 1
+  wrong = of_pitches(asked, [25, 30, 83, 61], 24)
+  assert table.row(wrong, right, bins, 24)['pa'] == 0.25
+
+
+def test_a_judge_that_does_not_know_the_pitches_is_refused():
+  bins = ndb.Bins(np.random.default_rng(2).normal(size=(20, 4)), 2)
+  sounds = of_pitches([21, 60], [24, 60], 24)
+  with pytest.raises(errors.UserError, match=r'from 21 to 60 .* 24 to 84'):
+    table.row(sounds, sounds, bins, 24)

@@ -86,7 +86,9 @@ def test_gradients_are_finite_at_silence():
   for fn in (companding.mu_compress, companding.mu_expand,
              companding.power_to_db, companding.amplitude_to_db):
     assert np.isfinite(jax.grad(lambda x: fn(x).sum())(jnp.zeros(3))).all()
-  # Beside 0 the slope is mu / ln(1 + mu), on both sides.
-  slope = jax.grad(companding.mu_compress)
-  for x in (-1e-9, 1e-9):
-    np.testing.assert_allclose(slope(x), 255 / np.log(256), rtol=1e-5)
+  # At 0 and beside it the slope is mu / ln(1 + mu), and one over it.
+  for x in (-1e-9, 0.0, 1e-9):
+    np.testing.assert_allclose(jax.grad(companding.mu_compress)(x),
+                               255 / np.log(256), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(companding.mu_expand)(x),
+                               np.log(256) / 255, rtol=1e-5)

@@ -87,6 +87,12 @@ def test_dac_of_half_the_noise_is_log10_2_a_scale():
       jax.jit(LOSSES['dac_mel'])(.5 * x, x), 2.107210, rtol=1e-5)
 
 
+def test_dac_takes_rates_at_which_bands_are_empty():
+  x = np.random.default_rng(0).normal(size=48000).astype(np.float32)
+  np.testing.assert_allclose(multiscale.dac_mel(.5 * x, x, 48000),
+                             6 * .30103, rtol=.2)
+
+
 def test_dac_is_made_of_librosa_mels():
   a, b = noise(4000), sine()[:4000]
   want = 0.0
