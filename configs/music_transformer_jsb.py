@@ -116,3 +116,9 @@ def ablations() -> dict[str, dict]:
       'local': plain | {'model.local': True, 'model.block': 128},
       'transpose_3': {'model.transpose': 3},
   }
+
+
+PAPER = {  # Table 2, validation.
+    'baseline': {'eval/nll': 0.417}, 'concatenated': {'eval/nll': 0.398},
+    'concatenated_voice': {'eval/nll': 0.370}, 'relative': {'eval/nll': 0.357},
+    'relative_voice': {'eval/nll': 0.347}, 'base': {'eval/nll': 0.335}}
