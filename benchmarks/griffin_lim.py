@@ -37,7 +37,7 @@ def methods(magnitude, iterations: int) -> dict:
   found = {
       'ours': lambda: ours(on_device, key).block_until_ready(),
       'librosa': lambda: librosa.griffinlim(
-          turned, n_iter=iterations, hop_length=HOP, random_state=0)}
+          turned, n_iter=iterations, hop_length=HOP)}
   if importlib.util.find_spec('torchaudio'):
     import torch
     import torchaudio

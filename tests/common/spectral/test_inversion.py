@@ -87,6 +87,8 @@ class Phases(np.random.RandomState):
     return self.phase.T / (2 * np.pi)
 
 
+# librosa 1.0 has another name for it.
+@pytest.mark.filterwarnings("ignore:griffinlim.*'random_state':FutureWarning")
 @pytest.mark.parametrize('momentum', [0.0, 0.99])
 @pytest.mark.parametrize('length', [None, RATE, RATE + 100])
 def test_griffin_lim_is_librosa_s_from_the_same_start(momentum, length):
