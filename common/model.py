@@ -16,6 +16,10 @@ and, where the default does not fit,
       The conditions that `sample` understands, from plain keyword arguments:
       `common.generate` passes the user's `--prompt name=value` to it.
       Default: no conditions.
+  official(config) -> (names, batch)
+      Where released weights have each of our arrays: their names by ours
+      ('params/g/block_1/conv0/kernel'), and the shapes of a training batch.
+      `common.convert` makes a run of them.
 
 A batch is a dict of arrays with leading axis B. Every batch has `mask` [B]
 (1 for a real row, 0 for padding; training batches have no padding), and
