@@ -12,6 +12,7 @@ conditions are those of the first rows of the evaluation split.
 import collections
 import inspect
 import pathlib
+import re
 
 from absl import flags
 
@@ -63,7 +64,7 @@ def main(argv):
   arrays = sharding.fetch(arrays)
   out = pathlib.Path(_OUT.value or workdir / 'generated')
   if jax.process_index() == 0:
-    stem = f'{run.step:06d}_seed{_SEED.value}'
+    stem = f'{run.step:06d}_seed{_SEED.value}{label(_PROMPT.value)}'
     if stream is None:
       writer.write_samples(out, stem, arrays, run.config.data)
       print(f'{_COUNT.value} samples of step {run.step}: {out}/{stem}_*')
@@ -91,6 +92,13 @@ def prompt(module, config, count: int, given: list[str]):
   if hasattr(module, 'prompt'):
     return module.prompt(config, count, **options)
   return empty(count)
+
+
+def label(given: list[str]) -> str:
+  """['midi=a/song.mid'] -> '_midi-song.mid': no prompt writes over another."""
+  parts = (item.partition('=') for item in given)
+  return ''.join('_' + re.sub(r'[^\w.-]+', '-', (
+      f'{name}-{pathlib.PurePath(value).name}')) for name, _, value in parts)
 
 
 def empty(count: int):

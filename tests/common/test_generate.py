@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from common import config as config_lib
-from common import midi, trainer
+from common import generate, midi, trainer
 
 
 def test_a_stream_becomes_one_wav_file(environment, data_dir, tmp_path):
@@ -26,9 +26,17 @@ def test_a_stream_becomes_one_wav_file(environment, data_dir, tmp_path):
       capture_output=True, text=True, env=environment, check=False)
   assert done.returncode == 0, done.stderr
   path, = out.iterdir()
-  assert path.name == '000001_seed0.wav' and str(path) in done.stdout
+  assert path.name == (
+      '000001_seed0_midi-song.mid_seconds_per_instrument-2.wav')
+  assert str(path) in done.stdout
   sound, rate = soundfile.read(path)
   assert rate == 16000 and len(sound) == 7 * rate
   np.testing.assert_allclose(sound.max(), 0.5, atol=2**-14)
   loud = np.abs(sound).reshape(70, -1).max(1) > 1e-3  # Tenths of a second.
   assert loud[0] and loud[2] and loud[35] and not loud[40:].any()
+
+
+def test_names_of_files_tell_the_prompts():
+  assert generate.label([]) == ''
+  given = ['midi=a/b c.mid', 'pitch=48,60', 'primer=../x']
+  assert generate.label(given) == '_midi-b-c.mid_pitch-48-60_primer-x'
