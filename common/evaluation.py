@@ -40,7 +40,9 @@ class Evaluation:
       _add(sums, previous)
       previous = part  # Fetched while the device runs the next batch.
     _add(sums, previous)
-    return {f'eval/{k}': float(m.compute()) for k, m in sums.items()}, rows
+    # What the split has nothing of has no mean.
+    return {f'eval/{k}': float(m.compute()) for k, m in sums.items()
+            if m.weight}, rows
 
   def sample(self, state, count: int) -> dict[str, np.ndarray]:
     """Samples under the conditions of the split's first `count` rows."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common import config as config_lib
-from common import errors, generate, midi
+from common import errors, evaluation, generate, midi, sharding
 from common.data import synthetic
 from symbolic_jax import (
   chorales,
@@ -148,6 +148,16 @@ def test_beyond_the_trained_length_the_likelihood_is_told_by_place():
   assert sum(float(p.weight) for p in parts) == len(piece)
   np.testing.assert_allclose(sum(float(p.total) for p in parts),
                              float(got['nll'].total), rtol=1e-5)
+
+
+def test_places_that_no_piece_reaches_have_no_likelihood():
+  config, model, state = small(eval_length=96)
+  voices = synthetic.chorale('train', 0)['voices'][:4]
+  measure = evaluation.Evaluation(config, music_transformer, model,
+                                  sharding.make_mesh(), [{'voices': voices}])
+  metrics, _ = measure(state)
+  assert np.isfinite(list(metrics.values())).all()
+  assert [k for k in metrics if 'from' in k] == ['eval/nll_from_0']
 
 
 @pytest.mark.parametrize('label', ['relative', 'local'])
