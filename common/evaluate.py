@@ -8,6 +8,9 @@ of --config=classifier_nsynth as the judge (docs/metrics.md):
 
   python -m common.evaluate --workdir=runs/gansynth --split=test \\
       --classifier=runs/classifier
+
+Of a codec, also its distortion at its bitrate, beside what mu-law samples and
+Griffin-Lim make of as many bits.
 """
 
 import json
@@ -53,6 +56,8 @@ def main(argv):
              'metrics': metrics}
   if table:
     results['metrics'] |= table(results)
+  if hasattr(run.module, 'codec'):
+    results['metrics'] |= _rate_distortion(run, source)
   if jax.process_index() == 0:
     path = pathlib.Path(_WORKDIR.value) / 'results.json'
     path.write_text(json.dumps(results, indent=1) + '\n')
@@ -60,6 +65,14 @@ def main(argv):
       print(f'{name:24} {value:.6g}')
     print(f'step {run.step}, {rows} rows of {run.config.data.name} {split}: '
           f'{path}')
+
+
+def _rate_distortion(run, source) -> dict[str, float]:
+  from common.metrics import rate_distortion
+  rows, books = rate_distortion.measure(run, source)
+  print(rate_distortion.text(rows, books))
+  return {f'{name}/{k}': v for part in (rows, books)
+          for name, row in part.items() for k, v in row.items()}
 
 
 def _table(run, source):

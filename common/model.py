@@ -16,10 +16,16 @@ and, where the default does not fit,
       The conditions that `sample` understands, from plain keyword arguments:
       `common.generate` passes the user's `--prompt name=value` to it.
       Default: no conditions.
+  codec(config) -> Codec
+      Of a model whose sounds are codes: what priors, `common.encode` and the
+      rate-distortion table of `common.evaluate` need of it.
   official(config) -> (names, batch)
       Where released weights have each of our arrays: their names by ours
-      ('params/g/block_1/conv0/kernel'), and the shapes of a training batch.
-      `common.convert` makes a run of them.
+      ('params/g/block_1/conv0/kernel', 'vars/top/codes'), and the shapes of a
+      training batch. Where their layout is another, a pair: their name, and a
+      function that makes ours of it, of one numpy array of any numbers (for a
+      kernel of PyTorch, lambda w: w.transpose(2, 1, 0)). `common.convert` makes
+      a run of them.
 
 A batch is a dict of arrays with leading axis B. Every batch has `mask` [B]
 (1 for a real row, 0 for padding; training batches have no padding), and
@@ -111,6 +117,21 @@ class Model:
   def stage_at(self, step: int) -> int:
     """Index of the stage that `step` belongs to."""
     return max(i for i, s in enumerate(self.stages) if s.start <= step)
+
+
+class Codec(NamedTuple):
+  """Sounds as codes, and back. Pure functions of the model's TrainState."""
+
+  # (state, batch with 'audio' [B, N]) -> {name: codes [B, ...], int32}.
+  encode: Callable[[TrainState, Batch], Mapping[str, jax.Array]]
+  # (state, codes, batch of conditions) -> audio [B, N]. The codes are those of
+  # one of the `groups`.
+  decode: Callable[[TrainState, Mapping[str, jax.Array], Batch], jax.Array]
+  shapes: Mapping[str, tuple[int, ...]]  # Of the codes of one example.
+  sizes: Mapping[str, int]  # How many different codes there are.
+  # Names that together make a sound, coarse before fine: (('top', 'bottom'),)
+  # or, where each level is a codec of its own, (('level2',), ('level1',), ..).
+  groups: tuple[tuple[str, ...], ...]
 
 
 def row_keys(key: Key, index: jax.Array) -> Key:

@@ -55,9 +55,11 @@ def shapes(config, example) -> list[str]:
   out.append(f'> metrics: {", ".join(sorted(metrics))}')
   if model.sample is None:
     return [*out, '> sample: none']
+  # A codec makes sounds of those it is given.
+  given = (spec if hasattr(file, 'codec')
+           else generate.prompt(file, config, 2, []))
   try:
-    sampled = jax.eval_shape(model.sample, state,
-                             generate.prompt(file, config, 2, []), key)
+    sampled = jax.eval_shape(model.sample, state, given, key)
   except jax.errors.TracerArrayConversionError:
     return [*out, '> sample: made on the host']
   out += [f'> sample {k}: {x.dtype}{list(x.shape)}' for k, x in sampled.items()]

@@ -38,6 +38,7 @@ class Conv(nn.Module):
   kernel_size: int
   stride: int = 1
   padding: str | tuple[int, int] = 'SAME'
+  dilation: int = 1
   use_bias: bool = True
   kernel_init: Any = nn.initializers.glorot_uniform()
   dtype: Any = None
@@ -47,7 +48,8 @@ class Conv(nn.Module):
   def __call__(self, x):
     shape = (self.kernel_size, x.shape[-1], self.features)
     x, kernel, bias = _parameters(self, x, shape)
-    y = conv(x, kernel, self.stride, self.padding, self.implementation)
+    y = conv(x, kernel, self.stride, self.padding, self.implementation,
+             self.dilation)
     return y if bias is None else y + bias[None, None]
 
 
@@ -72,16 +74,21 @@ class ConvTranspose(nn.Module):
     return y if bias is None else y + bias[None, None]
 
 
-def conv(x, w, stride=1, padding='SAME', implementation=None):
-  """y[t] = sum_k x[S t + k - lo] w[k]: [B, L, I], [K, I, O] -> [B, T, O]."""
+def conv(x, w, stride=1, padding='SAME', implementation=None, dilation=1):
+  """y[t] = sum_k x[S t + d k - lo] w[k]: [B, L, I], [K, I, O] -> [B, T, O].
+
+  XLA's own derivatives of a dilated one are fast everywhere.
+  """
   if padding == 'SAME':  # As TensorFlow: the odd zero goes to the end.
     frames = -(-x.shape[1] // stride)
-    total = max((frames - 1) * stride + w.shape[0] - x.shape[1], 0)
+    span = (w.shape[0] - 1) * dilation + 1
+    total = max((frames - 1) * stride + span - x.shape[1], 0)
     padding = total // 2, total - total // 2
-  if _resolve(implementation) == 'overlap_add':
+  if _resolve(implementation) == 'overlap_add' and dilation == 1:
     return _convolve(x, w, stride, padding)
   return lax.conv_general_dilated(
-      x, w, (stride,), [padding], dimension_numbers=DIMENSIONS)
+      x, w, (stride,), [padding], rhs_dilation=(dilation,),
+      dimension_numbers=DIMENSIONS)
 
 
 def conv_transpose(x, w, stride=1, padding='SAME', implementation=None):

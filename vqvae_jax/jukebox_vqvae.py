@@ -1,0 +1,665 @@
+"""Jukebox's VQ-VAE (Dhariwal et al. 2020, arXiv 2005.00341, section 3).
+
+Raw audio to codes at three rates and back. What it changes of a hierarchical
+VQ-VAE, each with a setting:
+
+  model.restart_below  codes that nobody uses move onto vectors of the batch
+  model.separate       each level is an autoencoder of its own, so that the
+                       coarse codes cannot be left without work
+  model.resolutions    a spectral loss, so that high frequencies are kept
+  (always)             decoders are convolutions, not autoregressive
+
+Where paper and released code differ, the code is the default and a comment
+says so. The weights that are averaged over steps are those that are evaluated,
+sampled and saved for others.
+
+Shapes: B batch, N samples, T codes of a level, W width, D width of a code.
+Level 0 is the finest.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from common import audio as audio_lib
+from common import errors, sharding
+from common.data import chunks
+from common.metrics import distance
+from common.model import Codec, Mean, Model, TrainState
+from common.nn import conv
+from common.spectral import multiscale, stft
+from vqvae_jax import quantize
+
+KERNEL = 4  # Of strided layers; their stride is 2.
+# (n_fft, hop, win_length) of the reported convergence, and of the bandwidth.
+REPORTED = (2048, 256, 1536)
+
+
+class Unit(nn.Module):
+  """x + s conv1(relu(conv3(relu(x))))."""
+
+  dilation: int
+  scale: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):  # [B, T, W] -> [B, T, W]
+    width = x.shape[-1]
+    h = conv.Conv(width, 3, dilation=self.dilation, dtype=self.dtype)(
+        nn.relu(x))
+    h = conv.Conv(width, 1, dtype=self.dtype)(nn.relu(h))
+    return x + self.scale * h
+
+
+class Stack(nn.Module):
+  """Units with dilation 1, 3, 9, ...; decoders have the largest first."""
+
+  depth: int
+  growth: int
+  cycle: int  # The dilations begin anew after so many; 0: never.
+  rescaled: bool  # Units weigh 1 / sqrt(depth).
+  reverse: bool
+  remat: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    unit = nn.remat(Unit) if self.remat else Unit
+    scale = self.depth**-0.5 if self.rescaled else 1.0
+    order = dilations(self.depth, self.growth, self.cycle)
+    for i, d in enumerate(reversed(order) if self.reverse else order):
+      x = unit(d, scale, self.dtype, name=f'unit_{i}')(x)
+    return x
+
+
+def dilations(depth, growth, cycle):
+  return [growth ** (d % cycle if cycle else d) for d in range(depth)]
+
+
+class Encoder(nn.Module):
+  """Blocks of strided layers; each ends with D channels."""
+
+  downs: tuple[int, ...]  # Of each block: how often the rate is halved.
+  width: int
+  code_width: int
+  stack: Any  # Stack, but for `reverse`.
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):  # [B, N, C] -> [B, T, D]
+    x = x.astype(self.dtype)
+    for b, downs in enumerate(self.downs):
+      for i in range(downs):
+        x = conv.Conv(self.width, KERNEL, 2, dtype=self.dtype,
+                      name=f'down_{b}_{i}')(x)
+        x = self.stack(reverse=False, name=f'stack_{b}_{i}')(x)
+      x = conv.Conv(self.code_width, 3, dtype=self.dtype, name=f'out_{b}')(x)
+    return x
+
+
+class Decoder(nn.Module):
+  """The encoder's mirror image."""
+
+  downs: tuple[int, ...]
+  width: int
+  code_width: int
+  stack: Any
+  to_audio: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):  # [B, T, D] -> [B, N] or [B, N, D]
+    for b, downs in reversed(list(enumerate(self.downs))):
+      x = conv.Conv(self.width, 3, dtype=self.dtype, name=f'in_{b}')(
+          x.astype(self.dtype))
+      for i in range(downs):
+        x = self.stack(reverse=True, name=f'stack_{b}_{i}')(x)
+        width = self.code_width if i == downs - 1 else self.width
+        x = conv.ConvTranspose(width, KERNEL, 2, dtype=self.dtype,
+                               name=f'up_{b}_{i}')(x)
+    if not self.to_audio:
+      return x
+    x = conv.Conv(1, 3, dtype=self.dtype, name='audio')(x)
+    return x[..., 0].astype(jnp.float32)
+
+
+class Levels:
+  """The networks of all levels, and what is computed with their parameters.
+
+  Separate: the encoder of level l has blocks 0 to l and starts from audio; its
+  decoder ends with audio. Joint: the encoder of level l has block l alone and
+  goes on from level l-1, and its decoder adds to what level l-1 decodes.
+  """
+
+  def __init__(self, config):
+    c = config.model
+    dtype = jnp.dtype(config.dtype)
+    self.count = len(c.downs)
+    self.separate, self.code_width = c.separate, c.code_width
+    self.hops = tuple(2 ** sum(c.downs[:l + 1]) for l in range(self.count))
+    self.names = tuple(f'level{l}' for l in range(self.count))
+    self.encoders, self.decoders = [], []
+    dilated = [sum(dilations(depth, c.dilation_growth, c.dilation_cycle))
+               for depth in c.depths]
+    self._chains = [
+        [(downs, dilated[l]) for downs in c.downs[:l + 1]]
+        for l in range(self.count)] if c.separate else [
+            list(zip(c.downs, dilated, strict=True))]
+    for l, (width, depth) in enumerate(zip(c.widths, c.depths, strict=True)):
+      stack = functools.partial(
+          Stack, depth, c.dilation_growth, c.dilation_cycle, c.rescaled,
+          remat=c.remat, dtype=dtype)
+      downs = tuple(c.downs[:l + 1] if c.separate else c.downs[l:l + 1])
+      self.encoders.append(Encoder(downs, width, c.code_width, stack, dtype))
+      self.decoders.append(Decoder(downs, width, c.code_width, stack,
+                                   c.separate or l == 0, dtype))
+
+  def init(self, key):
+    """Kernels and biases U(+-1 / sqrt(fan in)), as PyTorch begins.
+
+    One draw for all: the hundreds of this model would take minutes to compile.
+    """
+    shapes = flax.traverse_util.flatten_dict(jax.eval_shape(self._shapes))
+    values, at = jax.random.uniform(
+        key, (sum(s.size for s in shapes.values()),), minval=-1.0), 0
+    params = {}
+    for path, shape in shapes.items():
+      taps, inputs, outputs = shapes[*path[:-1], 'kernel'].shape
+      # PyTorch counts the outputs of a transposed layer.
+      fan_in = taps * (outputs if path[-2].startswith('up') else inputs)
+      part = values[at:at + shape.size].reshape(shape.shape)
+      params[path] = part * fan_in**-0.5
+      at += shape.size
+    return flax.traverse_util.unflatten_dict(params)
+
+  def _shapes(self):
+    key, params = jax.random.key(0), {}
+    for l, name in enumerate(self.names):
+      inputs = 1 if self.separate or l == 0 else self.code_width
+      audio = jnp.zeros((1, 2 ** sum(self.encoders[l].downs), inputs))
+      codes = jnp.zeros((1, 1, self.code_width))
+      params[name] = {
+          'encoder': self.encoders[l].init(key, audio)['params'],
+          'decoder': self.decoders[l].init(key, codes)['params']}
+    return params
+
+  def encode(self, params, audio):
+    """Audio [B, N] -> {name: vectors [B, T, D]}."""
+    x, out = audio[..., None], {}
+    for name, encoder in zip(self.names, self.encoders, strict=True):
+      z = encoder.apply({'params': params[name]['encoder']}, x)
+      out[name] = z.astype(jnp.float32)
+      x = x if self.separate else z
+    return out
+
+  def decode(self, params, vectors):
+    """{name: vectors} -> {name: audio [B, N]}.
+
+    Joint levels make one sound, that of the finest, out of what there is: it
+    has the name of the finest level that was given.
+    """
+    out, x = {}, 0.0
+    for name, decoder in reversed(list(
+        zip(self.names, self.decoders, strict=True))):
+      apply = functools.partial(
+          decoder.apply, {'params': params[name]['decoder']})
+      if self.separate:
+        if name in vectors:
+          out[name] = apply(vectors[name])
+        continue
+      if name in vectors:
+        x, finest = x + vectors[name], name
+      x = apply(x)
+    return out if self.separate else {finest: x}
+
+  def groups(self):
+    """Names of the levels that make a sound together, coarse ones first."""
+    coarse_first = self.names[::-1]
+    if self.separate:
+      return tuple((name,) for name in coarse_first)
+    return tuple(coarse_first[:i + 1] for i in range(self.count))
+
+  def reach(self):
+    """Samples on each side of its own hop that a code, or a decoded sample,
+    depends on: at most. A multiple of the largest hop."""
+    hop = self.hops[-1]
+    return -(-max(map(_reach, self._chains)) // hop) * hop
+
+
+def _reach(chain):
+  """Of blocks [(halvings of the rate, sum of a stack's dilations)]."""
+  rate, total = 1, 1  # The decoder's last layer.
+  for downs, dilated in chain:
+    for _ in range(downs):
+      rate *= 2
+      total += rate * (1 + dilated)  # 1: the strided layer, of either way.
+    total += rate
+  return total
+
+
+def largest_residuals(audio, target, count):
+  """Mean of the `count` largest squared residuals of each row: [B]."""
+  square = (audio - target) ** 2
+  return jax.lax.top_k(square, min(count, square.shape[-1]))[0].mean(-1)
+
+
+def convergence(audio, target):
+  """Spectral convergence [B] as the paper reports it, and what is not silent.
+
+  Jukebox's code logs that of the last level it comes to, which is the finest.
+  """
+  def measure(pair):  # [B, 2, N] -> [B, 2]
+    estimate, reference = (jnp.abs(stft.stft(
+        pair[:, i], REPORTED[0], REPORTED[1], win_length=REPORTED[2],
+        pad_mode='reflect')) for i in range(2))
+    loud = multiscale.frobenius(reference) > multiscale.SILENCE
+    return jnp.stack([multiscale.spectral_convergence(estimate, reference),
+                      loud.astype(jnp.float32)], -1)
+
+  out = sharding.per_device(measure, jnp.stack([audio, target], 1))
+  return out[:, 0], out[:, 1]
+
+
+def _check(config):
+  """One sentence for each setting that cannot work."""
+  c = config.model
+  for name in ('widths', 'depths'):
+    if len(c[name]) != len(c.downs):
+      raise errors.UserError(
+          f'model.{name}={tuple(c[name])} is for {len(c[name])} levels, '
+          f'model.downs={tuple(c.downs)} for {len(c.downs)}; give one each')
+  hop = 2 ** sum(c.downs)
+  if c.samples < hop or c.samples % hop:
+    fits = max(1, round(c.samples / hop)) * hop
+    raise errors.UserError(
+        f'model.samples={c.samples} is no multiple of the hop {hop} of '
+        f'model.downs={tuple(c.downs)}; use {fits}')
+  size = 2 * Levels(config).reach() + hop
+  if c.window < size or c.window % hop:
+    raise errors.UserError(
+        f'model.window={c.window} has to be a multiple of the hop {hop}, and '
+        f'at least {size}: a code depends on that much of the sound')
+  for n_fft, hop, win_length in c.resolutions:
+    if c.samples <= n_fft // 2 or not 0 < hop <= win_length <= n_fft:
+      raise errors.UserError(
+          f'model.resolutions: ({n_fft}, {hop}, {win_length}) is '
+          '(n_fft, hop, win_length); it needs hop <= win_length <= n_fft and '
+          f'n_fft / 2 below model.samples={c.samples}')
+
+
+def _averages(config):
+  c = config.model
+  return quantize.Averages(
+      size=c.codes, width=c.code_width, init=c.codes_init, decay=c.codes_decay,
+      restart_below=c.restart_below)
+
+
+def build(config) -> Model:
+  _check(config)
+  c = config.model
+  levels, averages = Levels(config), _averages(config)
+  spectral = c.spectral_weight > 0 and len(c.resolutions) > 0
+  # From the first step on, which has a rate of 0: as the code has it.
+  rate = lambda step: c.learning_rate * jnp.minimum(1.0, step / c.warmup)
+  tx = optax.chain(optax.clip_by_global_norm(c.clip), optax.adam(rate))
+
+  def init(key, batch):
+    del batch  # The config has all the shapes.
+    key, of_codes = jax.random.split(key)
+    params = levels.init(key)
+    codebooks = {
+        name: averages.create(jax.random.fold_in(of_codes, l))
+        for l, name in enumerate(levels.names)}
+    return TrainState.create(params, tx.init(params), vars=codebooks,
+                             ema=jax.tree.map(jnp.copy, params))
+
+  def distances(audio, target):
+    """Terms of the loss between two sounds, each [B]."""
+    terms = {
+        'l2': ((audio - target) ** 2).mean(-1) / c.bandwidth_l2,
+        'linf': largest_residuals(audio, target, c.linf_count)
+                / c.bandwidth_l2}
+    if spectral:
+      terms['spectral'] = sharding.per_device(
+          lambda pair: multiscale.jukebox(
+              pair[:, 0], pair[:, 1], c.resolutions),
+          jnp.stack([audio, target], 1)) / c.bandwidth_spectral
+    return terms
+
+  def weigh(terms):
+    return (terms['l2'] + c.linf_weight * terms['linf']
+            + c.spectral_weight * terms.get('spectral', 0.0))
+
+  def train_step(state, batch, key, stage):
+    del stage  # One stage only.
+    audio = batch['audio']
+    keys = dict(zip(levels.names, jax.random.split(key, levels.count),
+                    strict=True))
+
+    def loss_fn(params):
+      vectors = levels.encode(params, audio)
+      books = {k: averages.begin(
+          state.vars[k], z, jax.random.fold_in(keys[k], 0), state.step)
+          for k, z in vectors.items()}
+      indices = {k: quantize.nearest(z, books[k].codes)
+                 for k, z in vectors.items()}
+      sounds = levels.decode(params, {
+          k: quantize.straight_through(z, books[k].codes, indices[k])
+          for k, z in vectors.items()})
+      metrics, loss = {}, 0.0
+      for name, sound in sounds.items():
+        terms = distances(sound, audio)
+        loss += weigh(terms).mean()
+        metrics |= {f'{name}/{k}': v.mean() for k, v in terms.items()}
+      for name, z in vectors.items():
+        commit = quantize.commitment(
+            z, books[name].codes, indices[name]).mean()
+        loss += c.commit_weight * commit
+        metrics[f'{name}/commit'] = commit
+      return loss, (metrics, vectors, books, indices)
+
+    (loss, (metrics, vectors, books, indices)), grads = jax.value_and_grad(
+        loss_fn, has_aux=True)(state.params)
+    updates, opt = tx.update(grads, state.opt, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = optax.incremental_update(params, state.ema, 1.0 - c.ema_decay)
+    learned = {}
+    for name, z in vectors.items():
+      learned[name], known = averages.update(
+          books[name], z, indices[name], jax.random.fold_in(keys[name], 1),
+          state.step)
+      metrics |= {f'{name}/{k}': v for k, v in known.items()}
+    return state.replace(params=params, opt=opt, ema=ema, vars=learned), {
+        'loss': loss, **metrics, 'grad_norm': optax.tree.norm(grads)}
+
+  def eval_step(state, batch, key):
+    """Each level's sound: joint levels with those that are coarser."""
+    del key
+    audio, mask = batch['audio'], batch['mask']
+    codes = encode(levels, state, audio)
+    out = {}
+    for group in levels.groups():
+      name = group[-1]
+      sound = decode(levels, state, {k: codes[k] for k in group})
+      for k, v in distances(sound, audio).items():
+        out[f'{name}/{k}'] = Mean.of(v, mask)
+      ratio, loud = convergence(sound, audio)
+      # Decibels of each clip, then their mean; silence has none.
+      out[f'{name}/convergence_db'] = Mean.of(
+          multiscale.decibels(ratio), mask * loud)
+      out[f'{name}/si_sdr'] = Mean.of(
+          distance.si_sdr(sound, audio), mask * loud)
+    return out
+
+  @functools.partial(jax.jit, static_argnames='group')
+  def clips(state, audio, group):
+    codes = encode(levels, state, audio)
+    return decode(levels, state, {k: codes[k] for k in group}).clip(-1.0, 1.0)
+
+  def sample(state, batch, key):
+    """Each row, followed by what its codes make of it, coarse levels first; of
+    a prompt, one sound by the level it names."""
+    del key
+    if 'level' in batch:
+      level = int(jax.device_get(batch['level'])[0])
+      group = levels.groups()[levels.count - 1 - level]
+      return {'stream': reconstruct(config, state,
+                                    jax.device_get(batch['audio'])[0], group)}
+    sounds = [batch['audio'].clip(-1.0, 1.0)] + [
+        clips(state, batch['audio'], group) for group in levels.groups()]
+    return {'audio': jnp.concatenate(sounds, 1)}
+
+  return Model(init=init, train_step=train_step, eval_step=eval_step,
+               sample=sample)
+
+
+# ---------------------------------------------------------------- codes
+
+
+def encode(levels, state, audio):
+  """Audio [B, N] -> {name: codes [B, T]}, by the averaged weights."""
+  return {k: quantize.nearest(z, state.vars[k].codes)
+          for k, z in levels.encode(state.ema, audio).items()}
+
+
+def decode(levels, state, codes):
+  """The codes of one of the groups -> audio [B, N]."""
+  finest = min(codes)
+  return levels.decode(state.ema, {
+      k: state.vars[k].codes[v] for k, v in codes.items()})[finest]
+
+
+def codec(config) -> Codec:
+  levels, c = Levels(config), config.model
+  return Codec(
+      encode=lambda state, batch: encode(levels, state, batch['audio']),
+      decode=lambda state, codes, batch: decode(levels, state, codes),
+      shapes={name: (c.samples // hop,)
+              for name, hop in zip(levels.names, levels.hops, strict=True)},
+      sizes=dict.fromkeys(levels.names, c.codes),
+      groups=levels.groups())
+
+
+class _Window(NamedTuple):
+  """Samples [begin, end) are computed with, [start, stop) are kept."""
+
+  begin: int
+  end: int
+  start: int
+  stop: int
+
+
+def _windows(levels, config, length):
+  """All of one size, so that they are compiled once; less sound is one."""
+  hop, reach, size = levels.hops[-1], levels.reach(), config.model.window
+  total = -(-length // hop) * hop
+  if total <= size:
+    yield _Window(0, total, 0, total)
+    return
+  stop = 0
+  for begin in [*range(0, total - size, size - 2 * reach), total - size]:
+    start, end = stop, begin + size
+    stop = total if end == total else end - reach
+    yield _Window(begin, end, start, stop)
+
+
+def encode_long(config, state, audio):
+  """Codes of a sound [N] of any length: {name: [T]}; zeros fill the last hop.
+
+  In windows that overlap by what a code depends on: the codes are those of one
+  pass over everything, in the memory of a window.
+  """
+  levels = Levels(config)
+  of_window = jax.jit(functools.partial(encode, levels))
+  parts = {name: [] for name in levels.names}
+  for w in _windows(levels, config, len(audio)):
+    inside = np.asarray(audio[w.begin:w.end], np.float32)
+    window = np.pad(inside, (0, w.end - w.begin - len(inside)))
+    codes = jax.device_get(of_window(state, window[None]))
+    for name, hop in zip(levels.names, levels.hops, strict=True):
+      parts[name].append(codes[name][0, (w.start - w.begin) // hop:
+                                     (w.stop - w.begin) // hop])
+  return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def decode_long(config, state, codes):
+  """Blocks of audio [N] from codes {name: [T]} of any length, of one group."""
+  levels = Levels(config)
+  of_window = jax.jit(functools.partial(decode, levels))
+  hops = dict(zip(levels.names, levels.hops, strict=True))
+  codes = {k: quantize.check(k, v, config.model.codes)
+           for k, v in codes.items()}
+  lengths = {k: len(v) * hops[k] for k, v in codes.items()}
+  if len(set(lengths.values())) != 1:
+    raise errors.UserError('these codes are of sounds of different lengths: '
+                           f'{lengths} samples')
+  for w in _windows(levels, config, min(lengths.values())):
+    audio = jax.device_get(of_window(state, {
+        k: v[None, w.begin // hops[k]:w.end // hops[k]]
+        for k, v in codes.items()}))[0]
+    yield audio[w.start - w.begin:w.stop - w.begin]
+
+
+def reconstruct(config, state, audio, group):
+  """Blocks of what the codes of a sound [N] make of it."""
+  codes = encode_long(config, state, audio)
+  left = len(audio)  # The last hop may be longer.
+  for block in decode_long(config, state, {k: codes[k] for k in group}):
+    yield np.clip(block[:left], -1.0, 1.0)
+    left -= len(block)
+
+
+# ---------------------------------------------------------------- data
+
+
+def preprocess(config):
+  """A random window of a recording."""
+  def fn(example, rng):
+    return {'audio': _clip(config, example, chunks.window(
+        example, config.model.samples, rng))}
+
+  return fn
+
+
+def segments(config):
+  """All of a record in windows that follow each other; the last may overlap
+  the one before it, and only a short record is filled up with zeros."""
+  size = config.model.samples
+
+  def fn(example):
+    audio = example['audio']
+    starts = [*range(0, len(audio) - size, size), max(len(audio) - size, 0)]
+    return [{'audio': _clip(config, example, audio[s:s + size])}
+            for s in starts]
+
+  return fn
+
+
+def _clip(config, example, audio):
+  rate = config.data.sample_rate
+  if example.get('sample_rate', rate) != rate:
+    raise errors.UserError(
+        f'data.name={config.data.name!r} is at {example["sample_rate"]} Hz; '
+        f'prepare it at data.sample_rate={rate}, or set that')
+  if audio.dtype == np.int16:
+    audio = audio / np.float32(32768)
+  return np.pad(audio.astype(np.float32),
+                (0, config.model.samples - len(audio)))
+
+
+def measure(config, clips) -> dict[str, float]:
+  """The bandwidths that the losses are divided by, of training clips [N].
+
+  The variance of the samples, and the mean norm of a clip's magnitudes, which
+  grows with its length.
+  """
+  @jax.jit
+  def norm(audio):
+    return multiscale.frobenius(jnp.abs(stft.stft(
+        audio, REPORTED[0], REPORTED[1], win_length=REPORTED[2],
+        pad_mode='reflect')))
+
+  total, square, count, norms = 0.0, 0.0, 0, []
+  for audio in clips:
+    x = np.asarray(audio, np.float64)
+    total, square = total + x.sum(), square + (x**2).sum()
+    count += x.size
+    norms.append(float(norm(audio)))
+  if not count or square == 0.0:
+    raise errors.UserError('there are no clips to measure, or all are silent')
+  return {'bandwidth_l2': square / count - (total / count) ** 2,
+          'bandwidth_spectral': float(np.mean(norms))}
+
+
+def prompt(config, count, *, audio: str = '', level: int = 0):
+  """A sound through the codec, in windows: of any length.
+
+  audio: the sound file to encode and decode.
+  level: whose codes are decoded; 0 is the finest.
+  """
+  del count  # One sound.
+  levels, rate = len(config.model.downs), config.data.sample_rate
+  if not audio:
+    raise errors.UserError(
+        'a codec makes no sounds of its own; give --prompt=audio=FILE, or '
+        '--from_eval to hear those of the evaluation split')
+  if not 0 <= level < levels:
+    raise errors.UserError(f'--prompt=level={level}: this codec has the levels '
+                           f'0 to {levels - 1}')
+  samples = audio_lib.read(audio, rate)
+  hop = 2 ** sum(config.model.downs)
+  if len(samples) < hop:
+    raise errors.UserError(
+        f'{audio} has {len(samples)} samples at {rate} Hz, fewer than one hop, '
+        f'{hop}; give a longer sound')
+  return {'audio': samples[None], 'level': np.full(1, level, np.int32),
+          'mask': np.ones(1, np.float32)}
+
+
+# ---------------------------------------------------------------- weights
+
+
+def official(config):
+  """Where the released checkpoint has each of our arrays.
+
+  Its weights are the averaged ones; of the codebooks it has the codes only.
+  """
+  c = config.model
+  names = {}
+
+  def put(ours, theirs, transposed=False):
+    for tree in ('params', 'ema'):
+      names[f'{tree}/{ours}/kernel'] = (
+          f'{theirs}.weight', _flipped if transposed else _kernel)
+      names[f'{tree}/{ours}/bias'] = f'{theirs}.bias'
+
+  for l in range(len(c.downs)):
+    for b, downs in enumerate(c.downs[:l + 1]):
+      down, up = f'encoders.{l}.level_blocks.{b}', (
+          f'decoders.{l}.level_blocks.{b}')
+      encoder, decoder = f'level{l}/encoder', f'level{l}/decoder'
+      for i in range(downs):
+        put(f'{encoder}/down_{b}_{i}', f'{down}.model.{i}.0')
+        put(f'{decoder}/up_{b}_{i}', f'{up}.model.{i + 1}.1', True)
+        for d in range(c.depths[l]):
+          for ours, theirs in ('Conv_0', 1), ('Conv_1', 3):
+            put(f'{encoder}/stack_{b}_{i}/unit_{d}/{ours}',
+                f'{down}.model.{i}.1.model.{d}.model.{theirs}')
+            put(f'{decoder}/stack_{b}_{i}/unit_{d}/{ours}',
+                f'{up}.model.{i + 1}.0.model.{d}.model.{theirs}')
+      put(f'{encoder}/out_{b}', f'{down}.model.{downs}')
+      put(f'{decoder}/in_{b}', f'{up}.model.0')
+    put(f'level{l}/decoder/audio', f'decoders.{l}.out')
+    # As released for training on: each code as if it had its share of a clip.
+    codes = f'bottleneck.level_blocks.{l}.k'
+    share = c.samples // 2 ** sum(c.downs[:l + 1]) / c.codes
+    names[f'vars/level{l}/codes'] = codes
+    names[f'vars/level{l}/sums'] = codes, functools.partial(_times, share)
+    names[f'vars/level{l}/counts'] = codes, functools.partial(
+        _filled, share)
+  return names, {
+      'audio': jax.ShapeDtypeStruct((config.batch_size, c.samples),
+                                    jnp.float32),
+      'mask': jax.ShapeDtypeStruct((config.batch_size,), jnp.float32)}
+
+
+def _times(share, codes):
+  return share * codes
+
+
+def _filled(share, codes):
+  return np.full(len(codes), share, np.float32)
+
+
+def _kernel(weight):  # Outputs, inputs, K -> K, inputs, outputs.
+  return weight.transpose(2, 1, 0)
+
+
+def _flipped(weight):  # Inputs, outputs, K -> K, inputs, outputs.
+  return weight.transpose(2, 0, 1)
