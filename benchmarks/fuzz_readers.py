@@ -32,7 +32,7 @@ import numpy as np
 import soundfile
 from absl import app, flags
 
-from common import audio, errors, midi, smf
+from common import audio, errors, midi, smf, torch_checkpoint
 from common.data import tfrecord, unpickle, wav
 from common.data.builders import base, lakh, musicnet, nsynth
 
@@ -162,6 +162,32 @@ def _npzs():
   return out
 
 
+def _torches():
+  """Checkpoints of PyTorch: a zip file, and the stream that was before."""
+  text = lambda word: b'X' + struct.pack('<I', len(word)) + word
+  content = np.linspace(-1, 1, 6, dtype='<f4').tobytes()
+
+  def state(more):
+    return b'\x80\x02}(' + b''.join(
+        text(name) + b'ctorch._utils\n_rebuild_tensor_v2\n((' + text(b'storage')
+        + b'ctorch\nFloatStorage\n' + text(b'0') + text(b'cpu') + b'K\x06'
+        + more + b'tQK\x00' + shape + b'\x89ccollections\nOrderedDict\n)RtR'
+        for name, shape in ((b'a', b'K\x06\x85K\x01\x85'),
+                            (b'b.c', b'K\x02K\x03\x86K\x01K\x02\x86'))
+    ) + (text(b'hps') + b'cargparse\nNamespace\n)\x81}' + text(b'lr')
+         + b'G' + bytes(8) + b'sbu.')
+
+  f = io.BytesIO()
+  with zipfile.ZipFile(f, 'w') as z:
+    z.writestr('m/data.pkl', state(b''))
+    z.writestr('m/byteorder', 'little')
+    z.writestr('m/data/0', content)
+  stream = b''.join(pickle.dumps(x, 2) for x in (
+      0x1950A86A20F9469CFC6C, 1001, {'little_endian': True}))
+  return [f.getvalue(), stream + state(b'N') + pickle.dumps(['0'], 2)
+          + struct.pack('<Q', 6) + content]
+
+
 def _jsons():
   records = {f'bass_acoustic_000-{pitch:03d}-025': {
       'note': 5, 'note_str': f'bass_acoustic_000-{pitch:03d}-025',
@@ -218,6 +244,15 @@ def _read_sound(data):
     audio.read(f.name, 16000)
 
 
+def _read_torch(data):
+  with tempfile.NamedTemporaryFile(dir='/dev/shm') as f:
+    f.write(data)
+    f.flush()
+    found = torch_checkpoint.Checkpoint(f.name)
+    for name in found.shapes:
+      found.read(name)
+
+
 def _read_json(data):
   for key, value in nsynth._json_records(io.BytesIO(data)):
     with contextlib.suppress(*nsynth._BROKEN):
@@ -239,6 +274,7 @@ READERS = {
                   (unpickle.Error,), _npys),
     'npz': Reader(lambda data: unpickle.npz(data, 1 << 24),
                   (unpickle.Error,), _npzs),
+    'torch': Reader(_read_torch, (errors.UserError,), _torches),
     'nsynth_json': Reader(_read_json, (nsynth._BrokenJson,), _jsons),
     'musicnet_csv': Reader(musicnet._read_labels, (musicnet._Broken,), lambda: [
         b'start_time,end_time,instrument,note,start_beat,end_beat,note_value\n'

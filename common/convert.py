@@ -13,14 +13,15 @@ code in the file is run.
 
 import pathlib
 
+import numpy as np
 from absl import flags
 
 from common import app, errors
 
 _WORKDIR = app.define_workdir()
 _WEIGHTS = flags.DEFINE_string(
-    'weights', None, 'The released checkpoint. TensorFlow: its name without '
-    '.index or .data-...', required=True)
+    'weights', None, 'The released checkpoint. PyTorch: the file. TensorFlow: '
+    'its name without .index or .data-...', required=True)
 app.define_config()
 
 
@@ -44,7 +45,7 @@ def convert(config, weights: str, workdir: pathlib.Path) -> dict[str, tuple]:
   import jax.numpy as jnp
 
   from common import config as config_lib
-  from common import runs, tf_checkpoint
+  from common import runs
 
   module, model = runs.build(config)
   if not hasattr(module, 'official'):
@@ -52,17 +53,21 @@ def convert(config, weights: str, workdir: pathlib.Path) -> dict[str, tuple]:
   if (workdir / 'config.json').exists():
     raise errors.UserError(f'--workdir={workdir} holds a run already; choose '
                            'a new one')
-  released = tf_checkpoint.Checkpoint(weights)
+  released = open_weights(weights)
   names, batch = module.official(config)
+  sources = _sources(names, released.shapes)
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
+  # Compiled only for what fits.
+  _check(sources, _flat(jax.eval_shape(model.init, key, batch)),
+         released.shapes, weights)
   state = jax.jit(model.init)(key, batch)
-  state = state.replace(step=jnp.asarray(config.steps, jnp.int32))
-  arrays = flax.traverse_util.flatten_dict(
-      {'params': state.params, 'vars': state.vars, 'ema': state.ema}, sep='/')
-  _check(names, arrays, released.shapes, weights)
-  for ours, theirs in names.items():
-    arrays[ours] = jnp.asarray(released.read(theirs), arrays[ours].dtype)
-  state = state.replace(**flax.traverse_util.unflatten_dict(arrays, sep='/'))
+  arrays = _flat(state)
+  for ours, (theirs, transform) in sources.items():
+    arrays[ours] = jnp.asarray(transform(released.read(theirs)),
+                               arrays[ours].dtype)
+  parts = flax.serialization.from_state_dict(
+      _parts(state), flax.traverse_util.unflatten_dict(arrays, sep='/'))
+  state = state.replace(step=jnp.asarray(config.steps, jnp.int32), **parts)
 
   workdir.mkdir(parents=True, exist_ok=True)
   checkpoints = runs.open_checkpoints(config, workdir)
@@ -72,22 +77,69 @@ def convert(config, weights: str, workdir: pathlib.Path) -> dict[str, tuple]:
   checkpoints.close()
   runs.write_spec(workdir, batch)
   config_lib.write(config, workdir / 'config.json')
+  used = {theirs for theirs, _ in sources.values()}
   return {name: shape for name, shape in released.shapes.items()
-          if name not in names.values()}
+          if name not in used}
 
 
-def _check(names, arrays, shapes, weights) -> None:
-  wrong = [f'{theirs} is missing' if theirs not in shapes else
-           f'{theirs} is {list(shapes[theirs])}, {ours} '
-           f'{list(arrays[ours].shape)}'
-           for ours, theirs in names.items()
-           if shapes.get(theirs) != arrays[ours].shape]
+def _parts(state):
+  return {'params': state.params, 'vars': state.vars, 'ema': state.ema}
+
+
+def _flat(state):
+  """Arrays by name, also those of a Codebook: 'vars/top/codes'."""
+  import flax
+  return flax.traverse_util.flatten_dict(
+      flax.serialization.to_state_dict(_parts(state)), keep_empty_nodes=True,
+      sep='/')
+
+
+def open_weights(path: str):
+  """A checkpoint with `shapes` by name and `read(name)`."""
+  from common import tf_checkpoint, torch_checkpoint
+  if pathlib.Path(path).is_file():
+    return torch_checkpoint.Checkpoint(path)
+  return tf_checkpoint.Checkpoint(path)  # The common part of several names.
+
+
+def _sources(names, shapes):
+  """{ours: (theirs, transform)}, with theirs as the file has them.
+
+  In a file of PyTorch all may be below one key: {'model': weights, 'step': ..}.
+  """
+  pairs = {ours: theirs if isinstance(theirs, tuple) else (theirs, np.asarray)
+           for ours, theirs in names.items()}
+  theirs = sorted({theirs for theirs, _ in pairs.values()})
+  keys = ['', *(name.removesuffix(theirs[0]) for name in shapes
+                if name.endswith(f'/{theirs[0]}'))]
+  key = max(keys, key=lambda k: sum(k + name in shapes for name in theirs))
+  return {ours: (key + theirs, transform)
+          for ours, (theirs, transform) in pairs.items()}
+
+
+def _check(sources, arrays, shapes, weights) -> None:
+  wrong = []
+  for ours, (theirs, transform) in sources.items():
+    if theirs not in shapes:
+      wrong.append(f'{theirs} is missing')
+    elif _shape(transform, shapes[theirs]) != arrays[ours].shape:
+      wrong.append(f'{theirs} is {list(shapes[theirs])}, {ours} '
+                   f'{list(arrays[ours].shape)}')
   if wrong:
-    extra = [n for n in shapes if n not in names.values()]
+    used = {theirs for theirs, _ in sources.values()}
+    extra = [n for n in shapes if n not in used]
     raise errors.UserError(
         f'{weights} does not fit this config: {"; ".join(wrong)}. '
         f'Not used: {", ".join(extra) or "nothing"}. Choose the config that '
         'the weights were trained with')
+
+
+def _shape(transform, shape):
+  """Of the transformed array; None where it has another number of axes."""
+  try:
+    return transform(np.broadcast_to(np.float32(0.0), shape)).shape
+  except ValueError:
+    return None
 
 
 if __name__ == '__main__':

@@ -36,12 +36,13 @@ def loads(data: bytes):
   return load(io.BytesIO(data))
 
 
-def load(f: typing.BinaryIO):
+def load(f: typing.BinaryIO, unpickler: type['Unpickler'] | None = None):
   """As `loads`, from a file; never asks for more than it declares to hold."""
   try:
-    whole = _Unpickler(f).load()
+    reader = (unpickler or Unpickler)(f)
+    whole = reader.load()
     _size(whole, {}, MOST_SHARING * f.tell())
-    return _plain(whole, {})
+    return reader.plain(whole)
   except Error:
     raise
   except Exception as e:  # Hostile bytes can make anything of it.
@@ -128,7 +129,7 @@ class _Array:
       self.array = _array(content, dtype, shape, fortran)
 
 
-class _Name:
+class Name:
   """What a pickle may call: by name, and nothing but its own function."""
 
   def __init__(self, function):
@@ -161,20 +162,26 @@ def _encode(text, encoding):  # How Python 3 writes bytes for Python 2.
 
 
 _ALLOWED = {
-    ('numpy', 'ndarray'): _Name(_Array),  # Only ever an argument.
-    ('numpy', 'dtype'): _Name(_Dtype),
-    ('_codecs', 'encode'): _Name(_encode),
-    ('__builtin__', 'bytes'): _Name(lambda: b''),  # Of protocols 0 to 2.
-    ('intervaltree.intervaltree', 'IntervalTree'): _Name(list),
-    ('intervaltree.interval', 'Interval'): _Name(lambda *a: a),
+    ('numpy', 'ndarray'): Name(_Array),  # Only ever an argument.
+    ('numpy', 'dtype'): Name(_Dtype),
+    ('_codecs', 'encode'): Name(_encode),
+    ('__builtin__', 'bytes'): Name(lambda: b''),  # Of protocols 0 to 2.
+    ('intervaltree.intervaltree', 'IntervalTree'): Name(list),
+    ('intervaltree.interval', 'Interval'): Name(lambda *a: a),
 }
 for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-  _ALLOWED[_module, '_reconstruct'] = _Name(lambda *_: _Array())
-  _ALLOWED[_module, 'scalar'] = _Name(_scalar)
+  _ALLOWED[_module, '_reconstruct'] = Name(lambda *_: _Array())
+  _ALLOWED[_module, 'scalar'] = Name(_scalar)
 
 
-class _Unpickler(pickle._Unpickler):
-  """The one written in Python: its memo is a dict."""
+class Unpickler(pickle._Unpickler):
+  """The one written in Python: its memo is a dict.
+
+  A subclass may know other names (`find_class`) and allow more (`dispatch`).
+  """
+
+  # Of dicts. No tuples: to hash tuples within tuples can overflow the stack.
+  keys: typing.ClassVar[tuple[type, ...]] = (str,)
 
   def __init__(self, f):
     super().__init__(f, encoding='latin1')
@@ -184,6 +191,10 @@ class _Unpickler(pickle._Unpickler):
     if (module, name) not in _ALLOWED:
       raise Error(f'pickle asks for {module}.{name}'[:80])
     return _ALLOWED[module, name]
+
+  def plain(self, whole):
+    """The value that the whole pickle stands for."""
+    return _plain(whole, {})
 
   def _refuse(self):
     raise Error('pickle does more than hold data')
@@ -200,24 +211,23 @@ class _Unpickler(pickle._Unpickler):
 
   def _spend(self, arguments):
     """Counts what is copied: one long string can be made an array often."""
-    self._spent += sum(len(a) for a in arguments
-                       if isinstance(a, (str, bytes, list)))
+    self._spent += len(arguments) + sum(
+        len(a) for a in arguments if isinstance(a, (str, bytes, list)))
     if self._spent > MOST_SHARING * self._tell():
       raise Error(_TOO_OFTEN)
 
-  # Keys are text: to hash tuples within tuples can overflow the stack.
   def _setitem(self):
-    if not isinstance(self.stack[-2], str):
+    if not isinstance(self.stack[-2], self.keys):
       self._refuse()
     self.load_setitem()
 
   def _setitems(self):
-    if not all(isinstance(key, str) for key in self.stack[::2]):
+    if not all(isinstance(key, self.keys) for key in self.stack[::2]):
       self._refuse()
     self.load_setitems()
 
   def _dict(self):
-    if not all(isinstance(key, str) for key in self.stack[::2]):
+    if not all(isinstance(key, self.keys) for key in self.stack[::2]):
       self._refuse()
     self.load_dict()
 
@@ -275,7 +285,7 @@ def _plain(value, done):
     if id(value) not in done:
       done[id(value)] = _rebuilt(value, done)
     return done[id(value)]
-  if isinstance(value, (_Dtype, _Name)):
+  if isinstance(value, (_Dtype, Name)):
     raise Error('pickle of a type, not of data')
   return value
 

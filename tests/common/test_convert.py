@@ -10,7 +10,7 @@ import pytest
 from common import config as config_lib
 from common import convert, errors, generate, runs
 from gansynth_jax import gansynth
-from tests import tf_writer
+from tests import tf_writer, torch_writer
 
 
 def released(config):
@@ -116,6 +116,72 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(config, tmp_path):
                'block_1/conv0/kernel [2, 16, 69, 8]', 'mystery'):
     assert part in str(e.value)
   assert not (tmp_path / 'run').exists()
+
+
+def turned(variables):
+  """As PyTorch has them: kernels are outputs, inputs, height, width."""
+  return {name.replace('/', '.'): np.ascontiguousarray(
+      x.transpose(3, 2, 0, 1)) if x.ndim == 4 else np.asarray(x)
+      for name, x in variables.items()}
+
+
+@pytest.fixture
+def of_pytorch(monkeypatch):
+  official = gansynth.official
+
+  def other(config):
+    names, batch = official(config)
+    names = {ours: theirs.replace('/', '.') for ours, theirs in names.items()}
+    return {ours: (theirs, lambda x: x.transpose(2, 3, 1, 0))
+            if theirs.split('.conv2d.')[-1].startswith('kernel') else theirs
+            for ours, theirs in names.items()}, batch
+
+  monkeypatch.setattr(gansynth, 'official', other)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_weights_of_pytorch_become_a_run(config, of_pytorch, legacy, tmp_path):
+  variables = released(config)
+  torch_writer.write(tmp_path / 'm.pth.tar', {
+      'model': turned(variables), 'step': 7,
+      'hps': {'sizes': (1, 2)}}, legacy)
+  unused = convert.convert(config, str(tmp_path / 'm.pth.tar'),
+                           tmp_path / 'run')
+  assert unused.keys() == {
+      'model/global_step',
+      'model/Generator.progressive_gan_generator.beta1_power'}
+  run = runs.load(tmp_path / 'run')
+  for b in (1, 2):
+    for layer in ('conv0', 'conv1', 'to_rgb'):
+      name = f'Generator/progressive_gan_generator/progressive_gan_block_{b}'
+      np.testing.assert_array_equal(
+          run.state.params['g'][f'block_{b}'][layer]['kernel'],
+          variables[f'{name}/{layer}/conv2d/kernel'])
+      np.testing.assert_array_equal(
+          run.state.ema['g'][f'block_{b}'][layer]['bias'],
+          variables[f'{name}/{layer}/bias'] + 1)
+
+
+def test_a_kernel_of_pytorch_that_does_not_fit_is_named(config, of_pytorch,
+                                                        tmp_path):
+  variables = turned(released(config))
+  block = 'Generator.progressive_gan_generator.progressive_gan_block_2'
+  flat, short = f'{block}.conv0.conv2d.kernel', f'{block}.conv1.conv2d.kernel'
+  variables[flat] = variables[flat].reshape(-1)
+  variables[short] = variables[short][1:]
+  torch_writer.write(tmp_path / 'm.pt', variables)
+  with pytest.raises(errors.UserError) as e:
+    convert.convert(config, str(tmp_path / 'm.pt'), tmp_path / 'run')
+  for name in (flat, short):
+    assert f'{name} is {list(variables[name].shape)}, params/g/' in str(e.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_file_that_is_no_checkpoint_is_named(config, tmp_path):
+  (tmp_path / 'm.pt').write_text('weights')
+  with pytest.raises(errors.UserError, match=r'm\.pt cannot be read as a '
+                     'checkpoint of PyTorch.*Of a TensorFlow checkpoint'):
+    convert.convert(config, str(tmp_path / 'm.pt'), tmp_path / 'run')
 
 
 def test_a_model_without_released_weights_says_so(tmp_path):
