@@ -77,6 +77,13 @@ def spectrogram(audio, sample_rate: int) -> np.ndarray:
   return rgb.transpose(1, 0, 2)[::-1]
 
 
+def codes(codes) -> np.ndarray:  # [T, F] -> uint8 [H, W, 3]
+  """A map of codes: a colour for each, neighbours in number far apart."""
+  colours = COLOUR_MAP[np.asarray(codes).T[::-1] * 97 % len(COLOUR_MAP)]
+  size = max(1, HEIGHT // len(colours))
+  return colours.repeat(size, 0).repeat(size, 1)
+
+
 def roll(roll) -> np.ndarray:
   """Piano roll [T, 128, K] -> uint8 [H, W, 3], cropped to what sounds.
 

@@ -130,6 +130,9 @@ def write_samples(folder: pathlib.Path, stem: str, arrays, data
     if len(notes):
       pictures[f'{i:02d}'] = image.roll(midi.to_roll(
           notes, PICTURE_STEP_S, sorted(set(notes['program'].tolist()))))
+  if 'audio' not in arrays:  # Codes without the codec that would sound them.
+    for i, codes in enumerate(arrays.get('codes', ())):
+      pictures[f'{i:02d}'] = image.codes(codes)
   for name, picture in pictures.items():
     (folder / f'{stem}_{name}.png').write_bytes(image.png(picture))
   return {f'sample_{name}': p for name, p in pictures.items()}

@@ -90,21 +90,22 @@ def get_config(size: str = 'paper'):
   elif size == 'small':
     c.data.name = 'audio_folder/music-22050'
     c.data.sample_rate = 22050
-    c.model.samples = 16384  # 0.74 s.
-    c.model.widths = (32, 32, 32)
+    c.model.samples = 8192  # 0.37 s.
+    c.model.widths = (32, 16, 16)
     c.model.depths = (4, 4, 4)
     c.model.code_width = 32
-    c.model.codes = 256
-    c.model.linf_count = 128
+    c.model.codes = 128  # A step has 256 vectors of the coarsest level.
+    c.model.linf_count = 64
     c.model.bandwidth_l2 = 0.0056
-    c.model.bandwidth_spectral = 428.0
+    c.model.bandwidth_spectral = 299.0
     c.model.learning_rate = 1e-3
     c.model.ema_decay = 0.99
     c.model.window = 2**17
     c.batch_size = 4
     c.steps = 1000
     c.log_every = 50
-    c.eval_every = c.sample_every = c.checkpoint.every = 250
+    c.eval_every = c.checkpoint.every = 250
+    c.sample_every = 500
   elif size == 'demo':
     c.data.name = 'synthetic_pieces/demo'
     c.data.sample_rate = 16000

@@ -27,7 +27,11 @@ def describe(name: str, data_dir: str) -> str:
   example = builders.open_split(tiny.data.name, 'train', data_dir)[0]
   out, paper = [], config_lib.flatten(module.get_config())
   for size in SIZES:
-    config = module.get_config(size)
+    try:
+      config = module.get_config(size)
+    except errors.UserError:
+      assert size == 'demo', f'{name} has no size {size}'
+      continue  # Not all have one.
     flat = config_lib.flatten(config)
     out.append(f'[{size}]')
     out += [f'{k}: {v!r}' for k, v in flat.items()

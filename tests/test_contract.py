@@ -132,7 +132,7 @@ def test_samples_are_what_the_contract_allows(name, run, data_dir):
     arrays[count] = sharding.fetch(
         opened.model.sample(opened.state, batch, key))
   shown = arrays[3]
-  assert shown.keys() & {'audio', 'roll', 'tokens', 'notes'}
+  assert shown.keys() & {'audio', 'roll', 'tokens', 'notes', 'codes'}
   for k, x in shown.items():
     assert len(x) == 3
     if k == 'notes':  # A table for each row, as long as it is.
@@ -166,7 +166,9 @@ def test_samples_are_written_during_training(run):
   if runs.load(run[0]).model.sample is None:
     pytest.skip('a model that generates nothing')
   kinds = {p.suffix for p in (run[0] / 'samples').iterdir()}
-  assert '.png' in kinds and kinds & {'.wav', '.mid'}
+  assert '.png' in kinds
+  if 'code_prior' not in run[0].name:  # Without its codec it makes no sound.
+    assert kinds & {'.wav', '.mid'}
 
 
 def test_the_work_of_a_step_is_split_over_the_devices(name, run):

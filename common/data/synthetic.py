@@ -97,6 +97,38 @@ def _instrument(label):
   return family, source, synth.vary(voice, _rng('instrument', label))
 
 
+# --- Notes as codes, as from the spectrogram VQ-VAE-2 -----------------------
+
+CODE_SHAPES = {'top': (4, 32), 'bottom': (8, 64)}  # [frames, bins]
+CODES = 512
+_SILENT = 7
+
+
+def codes(split: str, index: int) -> dict:
+  """Two maps of codes: the top one tells pitch and family, the bottom follows.
+
+  No codec made them: `codec` is 0.
+  """
+  label, pitch, velocity = note_labels(split, index)
+  family = FAMILIES.index(_instrument(label)[0])
+  rng = _rng('codes', split, index)
+  frames, bins = CODE_SHAPES['top']
+  t, f = np.arange(frames)[:, None], np.arange(bins)
+  # A partial in every step-th bin; those above die away the sooner.
+  sounds = (f % (2 + pitch % 12 // 2) == pitch % 2) & (
+      f * t < 12 + 4 * family + velocity // 4)
+  top = np.where(sounds, 32 + 40 * family + 2 * f // 8 + t, _SILENT)
+  top = np.where(rng.random(top.shape) < 0.05,
+                 rng.integers(CODES, size=top.shape), top)
+  bottom = np.repeat(np.repeat(top, 2, 0), 2, 1)
+  bottom = (bottom + 3 * (np.arange(bottom.shape[1]) % 2)
+            + rng.integers(2, size=bottom.shape)) % CODES
+  return {
+      'id': f'{instrument_names()[label]}-{pitch:03d}-{velocity:03d}',
+      'codec': 0, 'pitch': pitch, 'instrument_family': family,
+      'top': top.astype(np.int16), 'bottom': bottom.astype(np.int16)}
+
+
 # --- Chorales, as in the JSB set --------------------------------------------
 
 _STEPS = 4  # Of the grid in a beat.

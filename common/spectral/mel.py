@@ -154,6 +154,30 @@ def gansynth_filterbank(bins: int, sample_rate: float = 16000) -> np.ndarray:
   return matrix
 
 
+def bazin_filterbank(bins: int, sample_rate: float = 16000,
+                     break_hz: float = 700.0) -> np.ndarray:
+  """The square matrix of Bazin et al. 2021, [bins, bins].
+
+  `gansynth_filterbank` without its slip: the edges of bands are widened one by
+  one. The axis is linear below `break_hz`, logarithmic above.
+  """
+  if break_hz <= 0:
+    raise errors.UserError(f'break_hz={break_hz} is not above 0')
+  q = 1127.0 if break_hz == 700 else 1000 / math.log1p(1000 / break_hz)
+  nyquist = sample_rate / 2
+  edges = np.linspace(0, q * math.log1p(nyquist / break_hz), bins + 2)
+  hz = lambda mel: break_hz * np.expm1(mel / q)
+  low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+  least = 1.5 * nyquist / bins
+  reach = q * np.arcsinh(0.5 * least / (hz(middle) + break_hz))
+  narrow = hz(high) - hz(low) < least
+  low = np.where(narrow, middle - reach, low)
+  high = np.where(narrow, middle + reach, high)
+  matrix = _tents(np.linspace(0, nyquist, bins), hz(low), hz(middle), hz(high))
+  matrix[0] = 0.0
+  return matrix
+
+
 def gansynth_inverse(matrix: np.ndarray) -> np.ndarray:
   """GANSynth's way back: the transpose, each column divided.
 

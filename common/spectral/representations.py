@@ -19,9 +19,11 @@ normalised: models do that.
 | gansynth_if | ln(S + 1e-6), IF | exact, but for the ends |
 | gansynth_ifmel | ln(S^2 W + 1e-6), IF of phase W | lossy, as released |
 | ifmel | ln(S^2 W + 1e-6), IF W, on a true mel axis | lossy, less so |
+| bazin_if | ln(S + 1e-6), IF | exact, but for Nyquist |
+| bazin_ifmel | ln(S^2 W + 1e-6), IF of phase W | lossy |
 
-S are magnitudes of an STFT. The last four have GANSynth's framing, given by
-`frames` and `bins`; the others have centred frames.
+S are magnitudes of an STFT. The last six have the framing of GANSynth and of
+Bazin et al. 2021, given by `frames` and `bins`; the others have centred frames.
 
 Shapes: B batch (any leading axes), N samples, T frames, F bins or bands, C
 channels.
@@ -47,6 +49,7 @@ class Representation(NamedTuple):
   encode: Callable[[jax.Array], jax.Array]  # [B, N] -> [B, T, F, C]
   decode: Callable[[jax.Array], jax.Array]  # [B, T, F, C] -> [B, N]
   shape: tuple[int, int, int]               # (T, F, C)
+  hop: int                                  # Samples from frame to frame.
 
 
 def make(name: str, num_samples: int, sample_rate: int, **options
@@ -54,8 +57,9 @@ def make(name: str, num_samples: int, sample_rate: int, **options
   """The representation of that name, for audio of that length.
 
   Args:
-    **options: Fields of `Centred` or `GanSynth`, whichever the name has, and
-      keywords of the function that makes it, below; `eps` of logarithms.
+    **options: Fields of `Centred`, `GanSynth` or `Bazin`, whichever the name
+      has, and keywords of the function that makes it, below; `eps` of
+      logarithms.
   """
   if 'mfcc' in name.lower():
     raise errors.UserError(
@@ -93,7 +97,8 @@ def make(name: str, num_samples: int, sample_rate: int, **options
                        f'not {list(y.shape)}')
     return decode(y)
 
-  return Representation(checked_encode, checked_decode, probe.shape)
+  return Representation(checked_encode, checked_decode, probe.shape,
+                        frames.hop)
 
 
 def _keywords(function):
@@ -154,28 +159,78 @@ class GanSynth:
       raise errors.UserError(f'frames={self.frames}, bins={self.bins}; use an '
                              'even number of bins and at least one frame')
     if self._padding < 0:
-      enough = 1 + math.ceil((self.num_samples - 2 * self.bins) / self._hop)
+      enough = 1 + math.ceil((self.num_samples - 2 * self.bins) / self.hop)
       raise errors.UserError(
           f'frames={self.frames} of bins={self.bins} hold '
           f'{self.num_samples + self._padding} samples, fewer than num_samples='
           f'{self.num_samples}; use frames={enough} or more')
 
   @property
-  def _hop(self):
+  def hop(self):
     return self.bins // 2
 
   @property
   def _padding(self):
-    return self._hop * (self.frames - 1) + 2 * self.bins - self.num_samples
+    return self.hop * (self.frames - 1) + 2 * self.bins - self.num_samples
 
   def forward(self, x):
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(self._padding, 0)])
-    return stft.stft(x, 2 * self.bins, self._hop, center=False)[..., 1:]
+    return stft.stft(x, 2 * self.bins, self.hop, center=False)[..., 1:]
 
   def inverse(self, spec):
     spec = jnp.pad(spec, [(0, 0)] * (spec.ndim - 1) + [(1, 0)])
-    return stft.istft(spec, 2 * self.bins, self._hop, center=False,
+    return stft.istft(spec, 2 * self.bins, self.hop, center=False,
                       dual_window=True)[..., self._padding:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bazin:
+  """`frames` and `bins` are given; n_fft = 2 bins, hop = n_fft / 4.
+
+  Of the code that Bazin et al. 2021 released: centred frames of the reflected
+  audio under a symmetric window, as many as there are, and the last one again
+  until they are `frames`. Nyquist's bin is dropped, and the one below stands in
+  for it on the way back.
+  """
+  num_samples: int
+  _: dataclasses.KW_ONLY
+  frames: int = 128
+  bins: int = 1024
+
+  def __post_init__(self):
+    if self.bins < 2 or self.bins % 2:
+      raise errors.UserError(f'bins={self.bins} is not an even number')
+    if self.frames < self._given:
+      raise errors.UserError(
+          f'frames={self.frames} of bins={self.bins} are too few for '
+          f'num_samples={self.num_samples}; use frames={self._given} or more')
+    if self.num_samples <= self.bins:
+      raise errors.UserError(
+          f'num_samples={self.num_samples} cannot be reflected at the ends by '
+          f'bins={self.bins}; use more samples or fewer bins')
+
+  @property
+  def hop(self):
+    return self.bins // 2
+
+  @property
+  def _given(self):
+    return 1 + self.num_samples // self.hop
+
+  @property
+  def _arguments(self):
+    symmetric = 0.5 - 0.5 * np.cos(
+        2 * np.pi * np.arange(2 * self.bins) / (2 * self.bins - 1))
+    return dict(n_fft=2 * self.bins, hop=self.hop, window=symmetric)
+
+  def forward(self, x):
+    spec = stft.stft(x, pad_mode='reflect', **self._arguments)[..., :-1]
+    again = jnp.repeat(spec[..., -1:, :], self.frames - self._given, -2)
+    return jnp.concatenate([spec, again], -2)
+
+  def inverse(self, spec):
+    spec = jnp.concatenate([spec, spec[..., -1:]], -1)
+    return stft.istft(spec, length=self.num_samples, **self._arguments)
 
 
 def _magnitude(frames, sample_rate, *, iterations=32):
@@ -270,13 +325,21 @@ def _polar(log, frequency):
 
 
 def _gansynth_ifmel(frames, sample_rate):
+  return _warped(frames, mel.gansynth_filterbank(frames.bins, sample_rate))
+
+
+def _bazin_ifmel(frames, sample_rate, *, break_hz=700.0):
+  return _warped(frames, mel.bazin_filterbank(
+      frames.bins, sample_rate, break_hz))
+
+
+def _warped(frames, matrix):
   """Equal to the released code but for rounding.
 
   There both ways unwrap and sum the phase, multiply by the matrix and take
   differences again; a difference of sums is the summand, so here the
   differences are multiplied.
   """
-  matrix = mel.gansynth_filterbank(frames.bins, sample_rate)
   back = mel.gansynth_inverse(matrix)
 
   def encode(x):
@@ -333,4 +396,6 @@ _KINDS = {
     'gansynth_if': (GanSynth, _polar(log=True, frequency=True)),
     'gansynth_ifmel': (GanSynth, _gansynth_ifmel),
     'ifmel': (GanSynth, _ifmel),
+    'bazin_if': (Bazin, _polar(log=True, frequency=True)),
+    'bazin_ifmel': (Bazin, _bazin_ifmel),
 }

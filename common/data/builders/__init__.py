@@ -16,6 +16,7 @@ from common import errors
 # Builder: where its class is. Imported when it is needed.
 BUILDERS = {
     'audio_folder': 'common.data.builders.folder:AudioFolder',
+    'codes': 'common.data.builders.codes:Codes',
     'jsb_chorales': 'common.data.builders.jsb_chorales:JsbChorales',
     'lakh_midi': 'common.data.builders.lakh:LakhMidi',
     'lpd': 'common.data.builders.lakh:Lpd',
@@ -27,6 +28,7 @@ BUILDERS = {
     'nsynth': 'common.data.builders.nsynth:Nsynth',
     'synthetic_chorales':
         'common.data.builders.synthetic:SyntheticChorales',
+    'synthetic_codes': 'common.data.builders.synthetic:SyntheticCodes',
     'synthetic_notes': 'common.data.builders.synthetic:SyntheticNotes',
     'synthetic_performances':
         'common.data.builders.synthetic:SyntheticPerformances',
@@ -58,17 +60,7 @@ def make(name: str, data_dir=None, manual_dir=None):
 
 def open_split(name: str, split: str, data_dir=None):
   """A prepared split as a sequence of examples; 'train[:10%]' works too."""
-  data_dir = pathlib.Path(data_dir or default_data_dir())
-  folder = newest(data_dir / name)
-  if folder is None:
-    builder, _, config = name.partition('/')
-    cls = builder_class(builder)
-    cls.find_config(config)  # Is there such a data set?
-    raise errors.UserError(
-        f'dataset {name} is not in {data_dir}; prepare it with: '
-        f'python -m common.prepare --dataset={name} --data_dir={data_dir}'
-        + ' --manual_dir=FOLDER' * cls.NEEDS_FILES)
-  builder = tfds.builder_from_directory(folder)
+  builder = _prepared(name, data_dir)
   known = list(builder.info.splits)
   for part in re.findall(r'(?:^|\+)\s*(\w*)', split):
     if part not in known:
@@ -80,6 +72,25 @@ def open_split(name: str, split: str, data_dir=None):
     raise errors.UserError(
         f'{split!r} is not a part of dataset {name} ({e}); write a split, or '
         "a slice like 'train[:10%]'") from None
+
+
+def splits_of(name: str, data_dir=None) -> list[str]:
+  """Names of a prepared data set's splits."""
+  return list(_prepared(name, data_dir).info.splits)
+
+
+def _prepared(name, data_dir):
+  data_dir = pathlib.Path(data_dir or default_data_dir())
+  folder = newest(data_dir / name)
+  if folder is None:
+    builder, _, config = name.partition('/')
+    cls = builder_class(builder)
+    cls.find_config(config)  # Is there such a data set?
+    raise errors.UserError(
+        f'dataset {name} is not in {data_dir}; prepare it with: '
+        f'python -m common.prepare --dataset={name} --data_dir={data_dir}'
+        + ' --manual_dir=FOLDER' * cls.NEEDS_FILES)
+  return tfds.builder_from_directory(folder)
 
 
 def newest(folder: pathlib.Path) -> pathlib.Path | None:

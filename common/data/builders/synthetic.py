@@ -1,7 +1,8 @@
 """Made-up notes, pieces, songs, chorales and performances, as TFDS data sets.
 
 They have the schemas of the real sets (NSynth, MusicNet, Lakh Pianoroll LPD-5,
-JSB chorales, MAESTRO), so that what trains on one trains on the other. Configs:
+JSB chorales, MAESTRO; codes: what common.encode makes of NSynth with the
+VQ-VAE-2), so that what trains on one trains on the other. Configs:
 'tiny' for tests, 'demo', and 'n5000' or any other number of training examples,
 with a tenth as many in each of the other splits. Larger sets begin with the
 same examples as smaller ones.
@@ -180,3 +181,22 @@ class SyntheticPerformances(_Synthetic):
         'notes': np.int32}
 
   make = staticmethod(synthetic.performance)
+
+
+class SyntheticCodes(_Synthetic):
+  """Notes as two maps of 512 codes, as a VQ-VAE-2 has them."""
+
+  BUILDER_CONFIGS = _configs(train=600, valid=60, test=60)
+  METADATA: ClassVar = {
+      'sizes': dict.fromkeys(synthetic.CODE_SHAPES, synthetic.CODES),
+      'shapes': {k: list(v) for k, v in synthetic.CODE_SHAPES.items()}}
+
+  @staticmethod
+  def features():
+    return {
+        'id': F.Text(), 'codec': np.int64, 'pitch': np.int32,
+        'instrument_family': np.int32,
+        **{name: F.Tensor(shape=shape, dtype=np.int16, encoding='bytes')
+           for name, shape in synthetic.CODE_SHAPES.items()}}
+
+  make = staticmethod(synthetic.codes)

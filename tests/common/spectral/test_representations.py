@@ -29,9 +29,12 @@ SMALL = {
     'gansynth_if': dict(frames=32, bins=128),
     'gansynth_ifmel': dict(frames=32, bins=128),
     'ifmel': dict(frames=32, bins=128),
+    'bazin_if': dict(frames=36, bins=128),
+    'bazin_ifmel': dict(frames=36, bins=128),
 }
 EXACT = ['magnitude_phase', 'magnitude_if', 'complex']
-GANSYNTH = ['gansynth_phase', 'gansynth_if', 'gansynth_ifmel', 'ifmel']
+GANSYNTH = ['gansynth_phase', 'gansynth_if', 'gansynth_ifmel', 'ifmel',
+            'bazin_if', 'bazin_ifmel']  # With their floor.
 
 
 def small(name, **options):
@@ -101,6 +104,93 @@ def test_gansynths_equal_the_literal_form(frames, bins, samples):
   y = jax.jit(make('gansynth_ifmel').encode)(x)
   same(y, literal_gansynth(x, frames, bins, mel.gansynth_filterbank(bins)))
   assert np.abs(y[1:, :, 1]).max() <= 1
+
+
+def literal_bazin(x, frames, bins, break_hz=None):
+  """[T, F, 2] by librosa and numpy, step by step as the released code has it.
+
+  With `break_hz` on the mel axis.
+  """
+  n_fft = 2 * bins
+  spec = librosa.stft(
+      np.asarray(x, np.float64), n_fft=n_fft, hop_length=bins // 2,
+      window=np.hanning(n_fft), pad_mode='reflect')[:-1].T
+  spec = np.concatenate([spec, np.repeat(spec[-1:], frames - len(spec), 0)])
+
+  def difference(p):
+    p = np.unwrap(p, axis=0)
+    return np.concatenate([p[:1], np.diff(p, axis=0)]) / np.pi
+
+  log, f = np.log(np.abs(spec) + 1e-6), difference(np.angle(spec))
+  if break_hz is None:
+    return np.stack([log, f], -1)
+  matrix = literal_bazin_matrix(bins, break_hz)
+  log = np.log(np.exp(2 * log) @ matrix + 1e-6)
+  return np.stack([log, difference(np.cumsum(np.pi * f, 0) @ matrix)], -1)
+
+
+def literal_bazin_matrix(bins, break_hz, rate=RATE):
+  """Band by band."""
+  q = 1127 if break_hz == 700 else 1000 / np.log(1 + 1000 / break_hz)
+  to_mel = lambda hz: q * np.log(1 + hz / break_hz)
+  to_hz = lambda mel: break_hz * (np.exp(mel / q) - 1)
+  edges = np.linspace(0, to_mel(rate / 2), bins + 2)
+  hz, least = np.linspace(0, rate / 2, bins), 1.5 * rate / 2 / bins
+  matrix = np.zeros((bins, bins))
+  for i, (low, middle, high) in enumerate(
+      zip(edges[:-2], edges[1:-1], edges[2:], strict=True)):
+    if to_hz(high) - to_hz(low) < least:  # So that it is as wide as that.
+      half = np.arcsinh(least / 2 / (to_hz(middle) + break_hz)) * q
+      low, high = middle - half, middle + half
+      np.testing.assert_allclose(to_hz(high) - to_hz(low), least, rtol=1e-9)
+    low, middle, high = map(to_hz, (low, middle, high))
+    rise, fall = (hz - low) / (middle - low), (high - hz) / (high - middle)
+    matrix[:, i] = np.clip(np.minimum(rise, fall), 0, None)
+  matrix[0] = 0  # DC.
+  return matrix
+
+
+@pytest.mark.parametrize('frames, bins, samples', [
+    (36, 128, 2000), (32, 128, 2000), (24, 30, 345)])
+def test_bazins_equal_the_literal_form(frames, bins, samples):
+  x = noise(samples)
+  encode = lambda name, **options: jax.jit(representations.make(
+      name, samples, RATE, frames=frames, bins=bins, **options).encode)(x)
+  y = encode('bazin_if')
+  same(y, literal_bazin(x, frames, bins))
+  again = frames - (1 + samples // (bins // 2))  # The last frame, repeated.
+  assert y.shape == (frames, bins, 2)
+  np.testing.assert_array_equal(y[frames - again:, :, 1], 0)
+  for hz in (700.0, 240.0):
+    y = encode('bazin_ifmel', break_hz=hz)
+    same(y, literal_bazin(x, frames, bins, hz))
+    assert np.abs(y[1:, :, 1]).max() <= 1
+
+
+def test_bazins_axis_is_not_gansynths_slip():
+  a, b = mel.bazin_filterbank(1024), mel.gansynth_filterbank(1024)
+  widths = lambda w: (w > 0).sum(0)
+  assert widths(a)[:400].max() <= 2 and np.abs(a - b).max() > 0.5
+  np.testing.assert_allclose(a, literal_bazin_matrix(1024, 700), atol=1e-9)
+  # With a lower break the low notes have more of the axis.
+  centre = lambda w: w.argmax(1)[55]  # 430 Hz.
+  assert centre(mel.bazin_filterbank(1024, break_hz=240)) > centre(a) + 50
+
+
+@pytest.mark.parametrize('name, signal, whole, inside', [
+    ('bazin_if', HARMONIC, 50, 120), ('bazin_if', tone(440), 50, 120),
+    ('bazin_ifmel', tone(440), 18, 18), ('bazin_ifmel', HARMONIC, 10, 10)],
+    ids=['harmonic', '440', 'mel 440', 'mel harmonic'])
+def test_bazins_come_back_but_for_the_last_frames(
+    full, name, signal, whole, inside):
+  """The repeated frames reach into the end."""
+  encode, decode = full(name, 128, 1024)
+  y = encode(signal[None])
+  assert y.shape == (1, 128, 1024, 2)
+  back = np.asarray(decode(y)[0], np.float64)
+  assert back.shape == (N,)
+  assert snr(signal, back) > whole
+  assert inner_snr(signal, back) > inside
 
 
 @pytest.fixture(scope='module')
@@ -284,6 +374,11 @@ def test_ifmel_keeps_level_and_frequency_of_a_tone(full):
     ('complex', dict(bins=64), 'bins'),
     ('gansynth_if', dict(frames=8, bins=128), 'frames=29 or more'),
     ('gansynth_if', dict(frames=64, bins=31), 'even'),
+    ('bazin_if', dict(frames=31, bins=128), 'frames=32 or more'),
+    ('bazin_if', dict(frames=64, bins=31), 'even'),
+    ('bazin_if', dict(frames=64, bins=2000), 'reflected'),
+    ('bazin_ifmel', dict(frames=32, bins=128, break_hz=0.0), 'break_hz'),
+    ('bazin_if', dict(frames=32, bins=128, break_hz=700.0), 'no option'),
     ('mel', dict(n_fft=256, hop=64, bands=200), 'fewer bands'),
     ('complex', dict(n_fft=256, hop=200), 'hop=64')])
 def test_what_cannot_be_is_an_error_that_says_what_could(name, options, says):
