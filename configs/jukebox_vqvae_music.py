@@ -39,9 +39,9 @@ def get_config(size: str = 'paper'):
   c.model.dilation_cycle = 0  # 0: never.
   c.model.rescaled = False  # True: residual units weigh 1 / sqrt(depth).
   c.model.code_width = 64
-  c.model.codes = 2048
-  c.model.codes_init = 'data'
-  c.model.codes_decay = 0.99
+  c.model.codebook_size = 2048
+  c.model.codebook_init = 'data'
+  c.model.decay = 0.99
   c.model.restart_below = 1.0  # Vectors a step, averaged; 0: no restarts.
   c.model.separate = True
   c.model.commit_weight = 0.02
@@ -69,7 +69,7 @@ def get_config(size: str = 'paper'):
     c.model.downs = (5, 3)  # Hops 32 and 256.
     c.model.widths = (32, 32)
     c.model.depths = (4, 4)
-    c.model.codes = 1024
+    c.model.codebook_size = 1024
     c.model.linf_weight = 0.0
     c.model.bandwidth_l2 = 0.0037
     c.model.bandwidth_spectral = 1429.0
@@ -81,7 +81,7 @@ def get_config(size: str = 'paper'):
     c.model.widths = (128, 128)
     c.model.depths = (3, 3)
     c.model.dilation_growth = 1
-    c.model.codes = 512
+    c.model.codebook_size = 512
     c.model.commit_weight = 1.0
     c.model.linf_weight = 0.0
     c.model.bandwidth_spectral = 1698.0
@@ -94,7 +94,7 @@ def get_config(size: str = 'paper'):
     c.model.widths = (32, 16, 16)
     c.model.depths = (4, 4, 4)
     c.model.code_width = 32
-    c.model.codes = 128  # A step has 256 vectors of the coarsest level.
+    c.model.codebook_size = 128  # A step has 256 vectors of level 2.
     c.model.linf_count = 64
     c.model.bandwidth_l2 = 0.0056
     c.model.bandwidth_spectral = 299.0
@@ -113,7 +113,7 @@ def get_config(size: str = 'paper'):
     c.model.widths = (16, 16, 16)
     c.model.depths = (2, 2, 2)
     c.model.code_width = 16
-    c.model.codes = 64
+    c.model.codebook_size = 64
     c.model.linf_count = 64
     c.model.bandwidth_l2 = 0.03
     c.model.bandwidth_spectral = 200.0
@@ -132,7 +132,7 @@ def get_config(size: str = 'paper'):
     c.model.widths = (8, 4)
     c.model.depths = (2, 1)
     c.model.code_width = 4
-    c.model.codes = 16
+    c.model.codebook_size = 16
     c.model.linf_count = 32
     c.model.bandwidth_l2 = 0.03
     c.model.bandwidth_spectral = 30.0
@@ -154,7 +154,7 @@ def ablations() -> dict[str, dict]:
       'no_spectral_loss': {'model.spectral_weight': 0.0},
       'one_stft': {'model.resolutions': ((1024, 120, 600),)},
       'joint_levels': {'model.separate': False},
-      'codes_256': {'model.codes': 256},
+      'codes_256': {'model.codebook_size': 256},
   }
 
 

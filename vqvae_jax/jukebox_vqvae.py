@@ -296,8 +296,8 @@ def _check(config):
 def _averages(config):
   c = config.model
   return quantize.Averages(
-      size=c.codes, width=c.code_width, init=c.codes_init, decay=c.codes_decay,
-      restart_below=c.restart_below)
+      size=c.codebook_size, width=c.code_width, init=c.codebook_init,
+      decay=c.decay, restart_below=c.restart_below)
 
 
 def build(config) -> Model:
@@ -442,7 +442,7 @@ def codec(config) -> Codec:
       decode=lambda state, codes, batch: decode(levels, state, codes),
       shapes={name: (c.samples // hop,)
               for name, hop in zip(levels.names, levels.hops, strict=True)},
-      sizes=dict.fromkeys(levels.names, c.codes),
+      sizes=dict.fromkeys(levels.names, c.codebook_size),
       groups=levels.groups())
 
 
@@ -493,7 +493,7 @@ def decode_long(config, state, codes):
   levels = Levels(config)
   of_window = jax.jit(functools.partial(decode, levels))
   hops = dict(zip(levels.names, levels.hops, strict=True))
-  codes = {k: quantize.check(k, v, config.model.codes)
+  codes = {k: quantize.check(k, v, config.model.codebook_size)
            for k, v in codes.items()}
   lengths = {k: len(v) * hops[k] for k, v in codes.items()}
   if len(set(lengths.values())) != 1:
@@ -638,7 +638,7 @@ def official(config):
     put(f'level{l}/decoder/audio', f'decoders.{l}.out')
     # As released for training on: each code as if it had its share of a clip.
     codes = f'bottleneck.level_blocks.{l}.k'
-    share = c.samples // 2 ** sum(c.downs[:l + 1]) / c.codes
+    share = c.samples // 2 ** sum(c.downs[:l + 1]) / c.codebook_size
     names[f'vars/level{l}/codes'] = codes
     names[f'vars/level{l}/sums'] = codes, functools.partial(_times, share)
     names[f'vars/level{l}/counts'] = codes, functools.partial(

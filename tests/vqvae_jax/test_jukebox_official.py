@@ -129,7 +129,7 @@ def test_another_size_is_refused(tmp_path):
   config = config_lib.load('jukebox_vqvae_music:tiny')
   arrays = released(config, np.random.default_rng(0))
   torch_writer.write(tmp_path / 'm', {'model': arrays})
-  config.model.codes = 8
+  config.model.codebook_size = 8
   with pytest.raises(errors.UserError, match=(
       r'model/bottleneck\.level_blocks\.0\.k is \[16, 4\], '
       r'vars/level0/codes \[8, 4\]')):

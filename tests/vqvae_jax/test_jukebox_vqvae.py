@@ -255,7 +255,7 @@ def test_without_a_spectral_loss_no_metric_names_it(batch):
 
 
 def test_the_first_update_has_a_rate_of_zero_and_codes_from_the_data(batch):
-  config = load(codes_decay=1 - 1e-6)  # So that codes stay where they begin.
+  config = load(decay=1 - 1e-6)  # So that codes stay where they begin.
   model = jukebox_vqvae.build(config)
   state = model.init(jax.random.key(0), batch)
   after, _ = jax.jit(model.train_step, static_argnums=3)(
@@ -419,7 +419,7 @@ def test_codes_of_another_codec_are_refused(config, state):
     ({'samples': 4}, 'use 8'),
     ({'widths': (8,)}, r'model.widths=\(8,\) is for 1 levels'),
     ({'window': 64}, 'model.window=64 has to be a multiple'),
-    ({'codes_init': 'zeros'}, "init='zeros' is not one of"),
+    ({'codebook_init': 'zeros'}, "init='zeros' is not one of"),
     ({'resolutions': ((256, 300, 240),)}, 'hop <= win_length <= n_fft')])
 def test_bad_settings_are_one_sentence(changes, error):
   with pytest.raises(errors.UserError, match=error):
@@ -428,8 +428,7 @@ def test_bad_settings_are_one_sentence(changes, error):
 
 def test_data_of_another_rate_is_refused(config):
   example = {'audio': np.zeros(4000, np.int16), 'sample_rate': 22050}
-  with pytest.raises(errors.UserError, match='is at 22050 Hz; prepare it at '
-                     'data.sample_rate=16000'):
+  with pytest.raises(errors.UserError, match='is at 22050 Hz; prepare it at'):
     jukebox_vqvae.preprocess(config)(example, np.random.default_rng(0))
 
 
