@@ -106,7 +106,8 @@ class Model:
   # Sums over the rows that `mask` admits. The key is the same for every batch
   # of an evaluation: per-row randomness comes from `row_keys`.
   eval_step: Callable[[TrainState, Batch, Key], Mapping[str, Mean]]
-  # 'audio' [B, N] in [-1, 1], or 'roll' [B, T, 128, K], 'tokens', 'notes'.
+  # 'audio' [B, N] in [-1, 1], or 'roll' [B, T, 128, K], 'tokens', 'notes', or
+  # 'codes' [B, T, F].
   # Not jitted by the caller: a model may drive a long loop from the host. For
   # prompts of its own it may instead give a 'stream': an iterator of numpy
   # blocks of audio [N], which follow each other in one sound of any length.
