@@ -26,6 +26,9 @@ _SPLITS = flags.DEFINE_list('splits', None, 'Default: all of the data set.')
 _WINDOWS = flags.DEFINE_integer(
     'windows', 0, 'Random windows of each stored example, as training sees '
     'them; 0: what an evaluation sees.', lower_bound=0)
+_BATCH_SIZE = flags.DEFINE_integer(
+    'batch_size', None, "Rows at a time; changes no code. Default: the "
+    "config's.", lower_bound=1)
 _STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
 
 
@@ -37,6 +40,8 @@ def main(argv):
   from common.data import codes
 
   run = runs.load(_WORKDIR.value, _STEP.value)
+  if _BATCH_SIZE.value:
+    run.config.batch_size = _BATCH_SIZE.value
   report = codes.write(
       run, _WORKDIR.value, _DATASET.value, _DATA_DIR.value,
       source=_SOURCE.value, splits=_SPLITS.value, windows=_WINDOWS.value,

@@ -25,6 +25,9 @@ _DATA_DIR = app.define_data_dir()
 app.define_distributed()
 _SPLIT = flags.DEFINE_string('split', None, "Default: the config's data.eval.")
 _STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
+_BATCH_SIZE = flags.DEFINE_integer(
+    'batch_size', None, "Rows at a time; changes no result. Default: the "
+    "config's.", lower_bound=1)
 _CLASSIFIER = flags.DEFINE_string(
     'classifier', None, 'Workdir of a classifier: adds IS, FID, KID, NDB and '
     'pitch accuracy of generated sounds.')
@@ -47,6 +50,8 @@ def main(argv):
   if _GENERATED.value and not (_CLASSIFIER.value or _EMBEDDING.value):
     raise errors.UserError('--generated goes with --classifier or --embedding')
   run = runs.load(_WORKDIR.value, _STEP.value)
+  if _BATCH_SIZE.value:
+    run.config.batch_size = _BATCH_SIZE.value
   split = _SPLIT.value or run.config.data.eval
   source = builders.open_split(run.config.data.name, split, _DATA_DIR.value)
   table = _table(run, source)  # Opens all it needs before the long work.

@@ -56,7 +56,10 @@ def main(argv):
     batch = _eval_rows(run, _COUNT.value)
   else:
     batch = prompt(run.module, run.config, _COUNT.value, _PROMPT.value)
-  batch = sharding.place(batch, sharding.replicated(run.mesh))
+  host = {k: v for k, v in batch.items() if k.startswith('host_')}
+  batch = host | sharding.place(
+      {k: v for k, v in batch.items() if k not in host},
+      sharding.replicated(run.mesh))
   key = runs.make_key(run.config, run.mesh, 'generate')
   arrays = dict(run.model.sample(
       run.state, batch, jax.random.fold_in(key, _SEED.value)))

@@ -14,7 +14,8 @@ and, where the default does not fit,
       covers every token of a piece. Default: `preprocess` with a fixed rng.
   prompt(config, count, *, ...) -> Batch
       The conditions that `sample` understands, from plain keyword arguments:
-      `common.generate` passes the user's `--prompt name=value` to it.
+      `common.generate` passes the user's `--prompt name=value` to it. What
+      has a name like 'host_audio' stays in numpy, of any size and type.
       Default: no conditions.
   codec(config) -> Codec
       Of a model whose sounds are codes: what priors, `common.encode` and the

@@ -37,8 +37,6 @@ from common.spectral import multiscale, stft
 from vqvae_jax import quantize
 
 KERNEL = 4  # Of strided layers; their stride is 2.
-# (n_fft, hop, win_length) of the reported convergence, and of the bandwidth.
-REPORTED = (2048, 256, 1536)
 
 
 class Unit(nn.Module):
@@ -245,8 +243,11 @@ def _reach(chain):
 
 def largest_residuals(audio, target, count):
   """Mean of the `count` largest squared residuals of each row: [B]."""
-  square = (audio - target) ** 2
-  return jax.lax.top_k(square, min(count, square.shape[-1]))[0].mean(-1)
+  count = min(count, audio.shape[-1])
+  # Left to itself the compiler ranks the whole batch on each device.
+  return sharding.per_device(
+      lambda square: jax.lax.top_k(square, count)[0].mean(-1),
+      (audio - target) ** 2)
 
 
 def convergence(audio, target):
@@ -255,12 +256,8 @@ def convergence(audio, target):
   Jukebox's code logs that of the last level it comes to, which is the finest.
   """
   def measure(pair):  # [B, 2, N] -> [B, 2]
-    estimate, reference = (jnp.abs(stft.stft(
-        pair[:, i], REPORTED[0], REPORTED[1], win_length=REPORTED[2],
-        pad_mode='reflect')) for i in range(2))
-    loud = multiscale.frobenius(reference) > multiscale.SILENCE
-    return jnp.stack([multiscale.spectral_convergence(estimate, reference),
-                      loud.astype(jnp.float32)], -1)
+    return jnp.stack(multiscale.reported_convergence(
+        pair[:, 0], pair[:, 1]), -1)
 
   out = sharding.per_device(measure, jnp.stack([audio, target], 1))
   return out[:, 0], out[:, 1]
@@ -280,6 +277,12 @@ def _check(config):
     raise errors.UserError(
         f'model.samples={c.samples} is no multiple of the hop {hop} of '
         f'model.downs={tuple(c.downs)}; use {fits}')
+  for name in ('warmup', 'clip', 'bandwidth_l2', 'bandwidth_spectral',
+               'linf_count'):
+    if c[name] <= 0:
+      raise errors.UserError(f'model.{name}={c[name]} is not above 0')
+  if not 0 <= c.ema_decay < 1:
+    raise errors.UserError(f'model.ema_decay={c.ema_decay} is not in [0, 1)')
   size = 2 * Levels(config).reach() + hop
   if c.window < size or c.window % hop:
     raise errors.UserError(
@@ -307,6 +310,7 @@ def build(config) -> Model:
   spectral = c.spectral_weight > 0 and len(c.resolutions) > 0
   # From the first step on, which has a rate of 0: as the code has it.
   rate = lambda step: c.learning_rate * jnp.minimum(1.0, step / c.warmup)
+  decay = c.ema_decay or max(1 - config.batch_size / 8000, 0.0)
   tx = optax.chain(optax.clip_by_global_norm(c.clip), optax.adam(rate))
 
   def init(key, batch):
@@ -321,10 +325,10 @@ def build(config) -> Model:
 
   def distances(audio, target):
     """Terms of the loss between two sounds, each [B]."""
-    terms = {
-        'l2': ((audio - target) ** 2).mean(-1) / c.bandwidth_l2,
-        'linf': largest_residuals(audio, target, c.linf_count)
-                / c.bandwidth_l2}
+    terms = {'l2': ((audio - target) ** 2).mean(-1) / c.bandwidth_l2}
+    if c.linf_weight:
+      terms['linf'] = largest_residuals(
+          audio, target, c.linf_count) / c.bandwidth_l2
     if spectral:
       terms['spectral'] = sharding.per_device(
           lambda pair: multiscale.jukebox(
@@ -333,7 +337,7 @@ def build(config) -> Model:
     return terms
 
   def weigh(terms):
-    return (terms['l2'] + c.linf_weight * terms['linf']
+    return (terms['l2'] + c.linf_weight * terms.get('linf', 0.0)
             + c.spectral_weight * terms.get('spectral', 0.0))
 
   def train_step(state, batch, key, stage):
@@ -368,7 +372,7 @@ def build(config) -> Model:
         loss_fn, has_aux=True)(state.params)
     updates, opt = tx.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = optax.incremental_update(params, state.ema, 1.0 - c.ema_decay)
+    ema = optax.incremental_update(params, state.ema, 1.0 - decay)
     learned = {}
     for name, z in vectors.items():
       learned[name], known = averages.update(
@@ -390,9 +394,7 @@ def build(config) -> Model:
       for k, v in distances(sound, audio).items():
         out[f'{name}/{k}'] = Mean.of(v, mask)
       ratio, loud = convergence(sound, audio)
-      # Decibels of each clip, then their mean; silence has none.
-      out[f'{name}/convergence_db'] = Mean.of(
-          multiscale.decibels(ratio), mask * loud)
+      out[f'{name}/convergence'] = Mean.of(ratio, mask * loud)
       out[f'{name}/si_sdr'] = Mean.of(
           distance.si_sdr(sound, audio), mask * loud)
     return out
@@ -406,11 +408,10 @@ def build(config) -> Model:
     """Each row, followed by what its codes make of it, coarse levels first; of
     a prompt, one sound by the level it names."""
     del key
-    if 'level' in batch:
-      level = int(jax.device_get(batch['level'])[0])
-      group = levels.groups()[levels.count - 1 - level]
-      return {'stream': reconstruct(config, state,
-                                    jax.device_get(batch['audio'])[0], group)}
+    if 'host_audio' in batch:
+      group = levels.groups()[levels.count - 1 - batch['host_level']]
+      return {'stream': reconstruct(config, state, batch['host_audio'],
+                                    group)}
     sounds = [batch['audio'].clip(-1.0, 1.0)] + [
         clips(state, batch['audio'], group) for group in levels.groups()]
     return {'audio': jnp.concatenate(sounds, 1)}
@@ -422,10 +423,11 @@ def build(config) -> Model:
 # ---------------------------------------------------------------- codes
 
 
-def encode(levels, state, audio):
+def encode(levels, state, audio, names=None):
   """Audio [B, N] -> {name: codes [B, T]}, by the averaged weights."""
   return {k: quantize.nearest(z, state.vars[k].codes)
-          for k, z in levels.encode(state.ema, audio).items()}
+          for k, z in levels.encode(state.ema, audio).items()
+          if names is None or k in names}
 
 
 def decode(levels, state, codes):
@@ -469,22 +471,27 @@ def _windows(levels, config, length):
     yield _Window(begin, end, start, stop)
 
 
-def encode_long(config, state, audio):
+def encode_long(config, state, audio, names=None):
   """Codes of a sound [N] of any length: {name: [T]}; zeros fill the last hop.
 
   In windows that overlap by what a code depends on: the codes are those of one
-  pass over everything, in the memory of a window.
+  pass over everything, in the device's memory of a window.
   """
   levels = Levels(config)
-  of_window = jax.jit(functools.partial(encode, levels))
-  parts = {name: [] for name in levels.names}
+  names = levels.names if names is None else names
+  if not len(audio):
+    raise errors.UserError('a sound without samples has no codes')
+  # What is not asked for is not computed: the compiler drops it.
+  of_window = jax.jit(functools.partial(encode, levels, names=names))
+  parts = {name: [] for name in names}
   for w in _windows(levels, config, len(audio)):
     inside = np.asarray(audio[w.begin:w.end], np.float32)
     window = np.pad(inside, (0, w.end - w.begin - len(inside)))
     codes = jax.device_get(of_window(state, window[None]))
     for name, hop in zip(levels.names, levels.hops, strict=True):
-      parts[name].append(codes[name][0, (w.start - w.begin) // hop:
-                                     (w.stop - w.begin) // hop])
+      if name in parts:
+        parts[name].append(codes[name][0, (w.start - w.begin) // hop:
+                                       (w.stop - w.begin) // hop])
   return {name: np.concatenate(part) for name, part in parts.items()}
 
 
@@ -493,6 +500,14 @@ def decode_long(config, state, codes):
   levels = Levels(config)
   of_window = jax.jit(functools.partial(decode, levels))
   hops = dict(zip(levels.names, levels.hops, strict=True))
+  if set(codes) not in map(set, levels.groups()):
+    raise errors.UserError(
+        f'codes of {", ".join(codes) or "nothing"} make no sound; give those '
+        f'of one of {levels.groups()}')
+  for name, given in codes.items():
+    if np.ndim(given) != 1 or not len(given):
+      raise errors.UserError(f'{name}: codes of shape {np.shape(given)}, not '
+                             'of one sound, [T]')
   codes = {k: quantize.check(k, v, config.model.codebook_size)
            for k, v in codes.items()}
   lengths = {k: len(v) * hops[k] for k, v in codes.items()}
@@ -508,9 +523,9 @@ def decode_long(config, state, codes):
 
 def reconstruct(config, state, audio, group):
   """Blocks of what the codes of a sound [N] make of it."""
-  codes = encode_long(config, state, audio)
+  codes = encode_long(config, state, audio, group)
   left = len(audio)  # The last hop may be longer.
-  for block in decode_long(config, state, {k: codes[k] for k in group}):
+  for block in decode_long(config, state, codes):
     yield np.clip(block[:left], -1.0, 1.0)
     left -= len(block)
 
@@ -528,13 +543,18 @@ def preprocess(config):
 
 
 def segments(config):
-  """All of a record in windows that follow each other; the last may overlap
-  the one before it, and only a short record is filled up with zeros."""
+  """Windows of a record that follow each other.
+
+  What is left at its end is a window with what comes before, or, if it is less
+  than half of one, left out; only a short record is filled up with zeros.
+  """
   size = config.model.samples
 
   def fn(example):
     audio = example['audio']
-    starts = [*range(0, len(audio) - size, size), max(len(audio) - size, 0)]
+    starts = list(range(0, len(audio) - size + 1, size)) or [0]
+    if len(audio) > size and 2 * (len(audio) % size) >= size:
+      starts.append(len(audio) - size)
     return [{'audio': _clip(config, example, audio[s:s + size])}
             for s in starts]
 
@@ -561,9 +581,8 @@ def measure(config, clips) -> dict[str, float]:
   """
   @jax.jit
   def norm(audio):
-    return multiscale.frobenius(jnp.abs(stft.stft(
-        audio, REPORTED[0], REPORTED[1], win_length=REPORTED[2],
-        pad_mode='reflect')))
+    return multiscale.frobenius(
+        jnp.abs(stft.stft(audio, **multiscale.REPORTED)))
 
   total, square, count, norms = 0.0, 0.0, 0, []
   for audio in clips:
@@ -598,8 +617,7 @@ def prompt(config, count, *, audio: str = '', level: int = 0):
     raise errors.UserError(
         f'{audio} has {len(samples)} samples at {rate} Hz, fewer than one hop, '
         f'{hop}; give a longer sound')
-  return {'audio': samples[None], 'level': np.full(1, level, np.int32),
-          'mask': np.ones(1, np.float32)}
+  return {'host_audio': samples, 'host_level': level}
 
 
 # ---------------------------------------------------------------- weights
@@ -611,6 +629,9 @@ def official(config):
   Its weights are the averaged ones; of the codebooks it has the codes only.
   """
   c = config.model
+  if not c.separate:
+    raise errors.UserError('model.separate=False has no released weights; '
+                           'leave it True')
   names = {}
 
   def put(ours, theirs, transposed=False):

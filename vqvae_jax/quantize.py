@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common import errors
+from common import errors, sharding
 
-BLOCK = 2**23  # Distances held at a time: 32 MB.
+BLOCK = 2**23  # Distances held at a time, on each device: 32 MB.
 INITS = ('data', 'kmeans', 'normal', 'uniform')
 _EXACT = jax.lax.Precision.HIGHEST  # Half of the bits picks other codes.
 
@@ -58,7 +58,8 @@ def nearest(x, codes):
     return group * distance.shape[-1] + jnp.argmin(inside, -1)
 
   rows = x.reshape(x.shape[0], -1, x.shape[-1])
-  indices = _over_blocks(of_block, rows, codes.shape[0])
+  indices = sharding.per_device(
+      lambda rows: _over_blocks(of_block, rows, codes.shape[0]), rows)
   return indices.reshape(x.shape[:-1]).astype(jnp.int32)
 
 
@@ -176,8 +177,8 @@ class Averages:
     that this batch chose; 'usage', those above the threshold; 'perplexity';
     'restarted'; 'moved', the norm of the codes' change.
     """
-    rows = jax.lax.stop_gradient(x).astype(jnp.float32).reshape(-1, self.width)
-    chosen, sums = totals(rows, indices.reshape(-1), self.size)
+    x = jax.lax.stop_gradient(x).astype(jnp.float32)
+    chosen, sums = totals(x, indices, self.size)
     g = self.decay
     counts = g * book.counts + (1.0 - g) * chosen
     sums = g * book.sums + (1.0 - g) * sums
@@ -188,11 +189,12 @@ class Averages:
     if self.smoothing:
       total = n.sum()
       n = (n + self.smoothing) / (total + self.size * self.smoothing) * total
-    used = n >= self.restart_below if self.restart_below else n > 0.0
+    used = n >= (self.restart_below or 1.0)
     codes = m / jnp.where(n > 0.0, n, 1.0)[:, None]
     if self.restart_below:
       # N and m stay as they are: until its average is above the threshold, the
       # code is drawn again each step.
+      rows = x.reshape(-1, self.width)
       codes = jnp.where(used[:, None], codes, self._draw(rows, key))
     else:
       codes = jnp.where(n[:, None] > 0.0, codes, book.codes)
@@ -204,43 +206,64 @@ class Averages:
         'moved': jnp.sqrt(((codes - book.codes) ** 2).sum())}
 
   def _draw(self, rows, key):
-    """K different vectors of the batch; of too few, copies with some noise."""
-    key_order, key_noise = jax.random.split(key)
+    """K different vectors of the batch; of too few, copies with some noise.
+
+    One from each of K equal parts: no order of all of them has to be made.
+    """
+    key_place, key_order, key_noise = jax.random.split(key, 3)
     copies = -(-self.size // rows.shape[0])
-    order = jax.random.permutation(key_order, copies * rows.shape[0])
-    drawn = rows[order[:self.size] % rows.shape[0]]
+    total = copies * rows.shape[0]
+    bounds = jnp.asarray(np.arange(self.size + 1) * total // self.size)
+    place = jax.random.randint(key_place, (self.size,), bounds[:-1],
+                               bounds[1:])
+    drawn = rows[jax.random.permutation(key_order, place) % rows.shape[0]]
     if copies > 1:
       drawn += 0.01 / math.sqrt(self.width) * jax.random.normal(
           key_noise, drawn.shape)
     return drawn
 
 
-def totals(rows, indices, size, implementation=None):
-  """How many rows [N, D] chose each code, and their sums: [K], [K, D].
+def totals(x, indices, size, implementation=None):
+  """How many vectors of x [B, ..., D] chose each code, and their sums.
 
-  'scatter' is fast on CPU. On GPU it adds in any order, so that a resumed run
-  would differ; 'one_hot' is a product of matrices, in blocks.
+  Returns [K] and [K, D], over the batch of all devices. 'scatter' is fast on
+  CPU. On GPU it adds in any order, so that a resumed run would differ;
+  'one_hot' is a product of matrices, in blocks.
   """
   if implementation is None:
     scatter = jax.default_backend() == 'cpu'
     implementation = 'scatter' if scatter else 'one_hot'
   if implementation == 'scatter':
+    indices = indices.reshape(-1)
     return (jax.ops.segment_sum(jnp.ones(indices.shape), indices, size),
-            jax.ops.segment_sum(rows, indices, size))
-  sums = jnp.zeros((size, rows.shape[1]))
-  counts = jnp.zeros(size)
-  block = max(1, BLOCK // size)
-  for start in range(0, rows.shape[0], block):
-    one_hot = jax.nn.one_hot(indices[start:start + block], size)
-    counts += one_hot.sum(0)
-    sums += jnp.matmul(one_hot.T, rows[start:start + block], precision=_EXACT)
-  return counts, sums
+            jax.ops.segment_sum(x.reshape(-1, x.shape[-1]), indices, size))
+
+  def of_device(x):  # [b, ..., D + 1], the code last -> [1, K, D + 1]
+    rows = x.reshape(-1, x.shape[-1])
+    block = max(1, min(len(rows), BLOCK // size))
+    count = -(-len(rows) // block)
+    rows = jnp.pad(rows, ((0, count * block - len(rows)), (0, 0)),
+                   constant_values=-1.0)  # No code: its row is all 0.
+
+    def step(total, rows):
+      one_hot = jax.nn.one_hot(rows[:, -1].astype(jnp.int32), size)
+      ones = jnp.ones((block, 1))
+      return total + jnp.matmul(
+          one_hot.T, jnp.concatenate([rows[:, :-1], ones], -1),
+          precision=_EXACT), None
+
+    zero = jnp.zeros((size, x.shape[-1])) + 0.0 * rows[0, 0]
+    return jax.lax.scan(step, zero, rows.reshape(count, block, -1))[0][None]
+
+  both = sharding.per_device(of_device, jnp.concatenate(
+      [x, indices[..., None].astype(jnp.float32)], -1)).sum(0)
+  return both[:, -1], both[:, :-1]
 
 
 def kmeans(rows, codes, iterations: int = 50):
   """Lloyd's algorithm from `codes` [K, D] on; a cluster without rows stays."""
   def step(_, codes):
-    counts, sums = totals(rows, nearest(rows[None], codes)[0], codes.shape[0])
+    counts, sums = totals(rows, nearest(rows, codes), codes.shape[0])
     means = sums / jnp.maximum(counts, 1.0)[:, None]
     return jnp.where(counts[:, None] > 0.0, means, codes)
 

@@ -4,10 +4,10 @@ Beside each row are two ways to spend the same bits without learning anything:
 mu-law samples of 8 bits at a lower sample rate, and quantised log-mel frames
 that Griffin-Lim makes audible.
 
-Columns: kbit/s; convergence, the spectral convergence of Jukebox in dB; mel,
-the distance of DAC's seven mel spectrograms; lsd, the log-spectral distance in
-dB; si_sdr in dB. All are means over the split's clips; silent clips have no
-convergence, lsd and si_sdr.
+Columns: kbit/s; convergence, the spectral convergence of Jukebox: the decibels
+of its mean; mel, the distance of DAC's seven mel spectrograms; lsd, the
+log-spectral distance in dB; si_sdr in dB. All are means over the split's clips;
+silent clips have no convergence, lsd and si_sdr.
 
 Shapes: B batch, N samples, T frames, M bands.
 """
@@ -27,7 +27,6 @@ from common.spectral import companding, inversion, mel, multiscale, stft
 
 COLUMNS = {'kbit_s': '.2f', 'convergence_db': '.2f', 'mel': '.3f',
            'lsd_db': '.2f', 'si_sdr_db': '.2f'}
-REPORTED = dict(n_fft=2048, hop=256, win_length=1536, pad_mode='reflect')
 MU_LAW_BITS = 8
 N_FFT, HOP = 2048, 512  # Of the mel frames.
 MEL_BITS, MOST_BANDS = 4, 256  # A band; more bits once there are that many.
@@ -39,20 +38,27 @@ def measure(run, source) -> tuple[dict, dict]:
 
   Every process measures the whole split.
   """
-  codec, config = run.module.codec(run.config), run.config
-  encode = jax.jit(codec.encode)
-  decoders = {
-      '+'.join(group): (group, jax.jit(codec.decode))
-      for group in codec.groups}
+  codec, config, mesh = run.module.codec(run.config), run.config, run.mesh
+  by_row = sharding.by_row(mesh)
+
+  def split(fn):
+    def traced(*args):
+      with sharding.tracing(mesh):
+        return fn(*args)
+    return jax.jit(traced, out_shardings=by_row)
+
+  encode = split(codec.encode)
+  decoders = {'+'.join(group): (group, split(codec.decode))
+              for group in codec.groups}
   rate = config.data.sample_rate
   segments = pipeline.segments_of(run.module, config)
   rows = {}  # Name: (bits a second, function of audio).
   sums, histograms = {}, {k: np.zeros(n) for k, n in codec.sizes.items()}
-  on_all = sharding.replicated(run.mesh)
-  state = sharding.place(run.state.replace(opt={}), on_all)
+  state = jax.device_put(run.state.replace(opt={}), sharding.replicated(mesh))
+  size = -(-config.batch_size // mesh.size) * mesh.size
   for batch in pipeline.evaluate(source, segments, process=(0, 1),
-                                 batch_size=config.batch_size):
-    placed = sharding.place(batch, on_all)
+                                 batch_size=size):
+    placed = jax.device_put(batch, by_row)
     audio, mask = batch['audio'], batch['mask']
     seconds = audio.shape[1] / rate
     codes = encode(state, placed)
@@ -73,6 +79,10 @@ def measure(run, source) -> tuple[dict, dict]:
   table = {name: {'kbit_s': bits / 1000} | {
       k: float(total / weight) for k, (total, weight) in sums[name].items()
       if weight} for name, bits in rows.items()}
+  for row in table.values():
+    if 'convergence_db' in row:
+      row['convergence_db'] = float(
+          multiscale.decibels(row['convergence_db']))
   return table, {name: {
       'usage': float((n > 0).mean()),
       'perplexity': perplexity(n)} for name, n in histograms.items()}
@@ -85,16 +95,19 @@ def perplexity(counts: np.ndarray) -> float:
 
 
 def distances(audio, reference, sample_rate: int):
-  """{column: [B]}, and which references are loud enough to have them."""
-  spectrum = lambda x: jnp.abs(stft.stft(x, **REPORTED))
-  a, b = spectrum(audio), spectrum(reference)
+  """{column: [B]}, and which references are loud enough to have them.
+
+  The convergence is still a ratio.
+  """
+  power = lambda x: jnp.abs(stft.stft(x, **multiscale.REPORTED)) ** 2
+  convergence, loud = multiscale.reported_convergence(audio, reference)
   return {
-      'convergence_db': multiscale.decibels(
-          multiscale.spectral_convergence(a, b)),
+      'convergence_db': convergence,
       'mel': multiscale.dac_mel(audio, reference, sample_rate),
-      'lsd_db': distance.log_spectral_distance(a**2, b**2),
+      'lsd_db': distance.log_spectral_distance(
+          power(audio), power(reference)),
       'si_sdr_db': distance.si_sdr(audio, reference),
-  }, multiscale.frobenius(b) > multiscale.SILENCE
+  }, loud
 
 
 def _add(sums, name, audio, reference, mask, rate):

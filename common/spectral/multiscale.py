@@ -17,6 +17,8 @@ RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 # A target this quiet (Frobenius norm of its magnitude) is silence: Jukebox's
 # code. The rounding of 16-bit audio alone is above it.
 SILENCE = 2e-3
+# The frames of the convergence that Jukebox reports.
+REPORTED = dict(n_fft=2048, hop=256, win_length=1536, pad_mode='reflect')
 
 
 def frobenius(x) -> jax.Array:
@@ -37,6 +39,17 @@ def spectral_convergence(magnitude, target) -> jax.Array:
   silent = size <= SILENCE
   error = jnp.where(silent, 0.0, frobenius(target - magnitude))
   return error / jnp.where(silent, 1.0, size)
+
+
+def reported_convergence(audio, target):
+  """Spectral convergence of audio [..., N], as Jukebox has it: [...].
+
+  And which targets are not silent; of silence it is 0.
+  """
+  spectrum = lambda x: jnp.abs(stft.stft(x, **REPORTED))
+  target = spectrum(target)
+  return (spectral_convergence(spectrum(audio), target),
+          frobenius(target) > SILENCE)
 
 
 def decibels(ratio, floor: float = 1e-10) -> jax.Array:

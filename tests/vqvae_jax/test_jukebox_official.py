@@ -51,7 +51,7 @@ def released(config, rng=None):
         put(f'{block}.{i}.1.bias', last)
     conv(f'decoders.{l}.out', c.code_width, 1, 3)
   for l in range(len(c.downs)):
-    put(f'bottleneck.level_blocks.{l}.k', c.codes, c.code_width)
+    put(f'bottleneck.level_blocks.{l}.k', c.codebook_size, c.code_width)
   return out
 
 

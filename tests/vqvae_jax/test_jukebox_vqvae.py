@@ -221,6 +221,79 @@ def test_the_loss_is_the_sum_of_the_terms_of_all_levels(config, batch):
   np.testing.assert_allclose(metrics['loss'], want, rtol=1e-6)
 
 
+def test_a_step_is_the_papers(batch):
+  config = load(clip=1e-3, ema_decay=0.9, bandwidth_l2=0.5,
+                bandwidth_spectral=7.0, learning_rate=0.01, warmup=4)
+  model, c = jukebox_vqvae.build(config), config.model
+  levels = jukebox_vqvae.Levels(config)
+  step = jax.jit(model.train_step, static_argnums=3)
+  before, _ = step(model.init(jax.random.key(0), batch), batch,
+                   jax.random.key(1), 0)
+  before = before.replace(step=jnp.int32(1))
+  after, metrics = step(before, batch, jax.random.key(2), 0)
+
+  def loss(params):
+    total, values = 0.0, {}
+    z = levels.encode(params, batch['audio'])
+    for name in levels.names:
+      codes = before.vars[name].codes
+      distance_ = ((z[name][:, :, None] - codes[None, None]) ** 2).sum(-1)
+      chosen = codes[distance_.argmin(-1)]
+      passed = z[name] + jax.lax.stop_gradient(chosen - z[name])
+      y = levels.decode(params, {name: passed})[name]
+      square = (y - batch['audio']) ** 2
+      values[name] = {
+          'l2': square.mean() / 0.5,
+          'linf': jnp.sort(square, 1)[:, -32:].mean() / 0.5,
+          'spectral': multiscale.jukebox(
+              y, batch['audio'], c.resolutions).mean() / 7.0,
+          'commit': ((z[name] - chosen) ** 2).mean()}
+      v = values[name]
+      total += v['l2'] + 0.02 * v['linf'] + v['spectral'] + 0.02 * v['commit']
+    return total, values
+
+  (total, values), grads = jax.jit(
+      jax.value_and_grad(loss, has_aux=True))(before.params)
+  np.testing.assert_allclose(metrics['loss'], total, rtol=1e-5)
+  for name, terms in values.items():
+    for k, v in terms.items():
+      np.testing.assert_allclose(metrics[f'{name}/{k}'], v, rtol=1e-4)
+
+  # Clipped to a norm of 1e-3; Adam's second step, at a quarter of the rate.
+  norm = jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(grads)))
+  assert float(norm) > 1e-3
+  clipped = jax.tree.map(lambda x: x / norm * 1e-3, grads)
+  adam = before.opt[1][0]
+  mu = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, adam.mu, clipped)
+  nu = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, adam.nu, clipped)
+  want = jax.tree.map(
+      lambda p, m, v: p - 0.01 / 4 * (m / (1 - 0.9**2)) / (
+          jnp.sqrt(v / (1 - 0.999**2)) + 1e-8), before.params, mu, nu)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+  jax.tree.map(close, after.params, want)
+  moved = [np.abs(a - b).max() for a, b in zip(
+      jax.tree.leaves(after.params), jax.tree.leaves(before.params),
+      strict=True)]
+  assert max(moved) > 1e-3
+  jax.tree.map(
+      lambda e, p, q: np.testing.assert_allclose(
+          e, 0.9 * p + 0.1 * q, rtol=1e-5, atol=1e-7),
+      after.ema, before.ema, after.params)
+
+
+def test_averaging_follows_the_batch_unless_it_is_set(batch):
+  config = load(ema_decay=0.0)
+  config.batch_size = 8
+  model = jukebox_vqvae.build(config)
+  state = model.init(jax.random.key(0), batch)
+  state = state.replace(ema=jax.tree.map(jnp.ones_like, state.params))
+  after, _ = jax.jit(model.train_step, static_argnums=3)(
+      state, batch, jax.random.key(1), 0)
+  jax.tree.map(
+      lambda e, p: np.testing.assert_allclose(
+          e, 0.999 + 0.001 * p, rtol=1e-6), after.ema, after.params)
+
+
 def test_terms_of_the_loss_by_hand(config, batch):
   c = config.model
   noise = jax.random.normal(jax.random.key(9), batch['audio'].shape)
@@ -317,7 +390,7 @@ def test_silent_clips_have_no_decibels(config, state):
   batch = {'audio': jnp.zeros((2, config.model.samples)),
            'mask': jnp.ones(2)}
   out = model.eval_step(state, batch, jax.random.key(0))
-  assert float(out['level0/convergence_db'].weight) == 0.0
+  assert float(out['level0/convergence'].weight) == 0.0
   assert np.isfinite(float(out['level0/l2'].compute()))
 
 
@@ -408,6 +481,12 @@ def test_codes_of_another_codec_are_refused(config, state):
     decode({'level0': np.array([3, 16])})
   with pytest.raises(errors.UserError, match='whole numbers'):
     decode({'level0': np.array([0.5])})
+  with pytest.raises(errors.UserError, match=r'shape \(1, 3\), not of one'):
+    decode({'level0': np.zeros((1, 3), int)})
+  with pytest.raises(errors.UserError, match='make no sound; give those'):
+    decode({'level7': np.zeros(3, int)})
+  with pytest.raises(errors.UserError, match='without samples'):
+    jukebox_vqvae.encode_long(config, state, np.zeros(0))
   joint = load(separate=False)
   with pytest.raises(errors.UserError, match='different lengths'):
     list(jukebox_vqvae.decode_long(joint, state, {
@@ -418,6 +497,9 @@ def test_codes_of_another_codec_are_refused(config, state):
     ({'samples': 1001}, 'no multiple of the hop 8 .* use 1000'),
     ({'samples': 4}, 'use 8'),
     ({'widths': (8,)}, r'model.widths=\(8,\) is for 1 levels'),
+    ({'warmup': 0}, 'model.warmup=0 is not above 0'),
+    ({'bandwidth_l2': 0.0}, 'model.bandwidth_l2=0.0 is not above 0'),
+    ({'ema_decay': 1.0}, 'not in .0, 1.'),
     ({'window': 64}, 'model.window=64 has to be a multiple'),
     ({'codebook_init': 'zeros'}, "init='zeros' is not one of"),
     ({'resolutions': ((256, 300, 240),)}, 'hop <= win_length <= n_fft')])
@@ -426,17 +508,25 @@ def test_bad_settings_are_one_sentence(changes, error):
     jukebox_vqvae.build(load(**changes))
 
 
+def test_released_weights_are_of_separate_levels():
+  with pytest.raises(errors.UserError, match='separate=False has no released'):
+    jukebox_vqvae.official(load(separate=False))
+
+
 def test_data_of_another_rate_is_refused(config):
   example = {'audio': np.zeros(4000, np.int16), 'sample_rate': 22050}
   with pytest.raises(errors.UserError, match='is at 22050 Hz; prepare it at'):
     jukebox_vqvae.preprocess(config)(example, np.random.default_rng(0))
 
 
-def test_evaluation_covers_every_sample_of_a_record(config):
+def test_evaluation_is_of_windows_that_follow_each_other(config):
   audio = np.arange(2500, dtype=np.float32) / 2500
-  rows = jukebox_vqvae.segments(config)({'audio': audio})
-  assert [len(r['audio']) for r in rows] == [1024] * 3
-  assert set(np.concatenate([r['audio'] for r in rows])) == set(audio)
+  rows = lambda n: [r['audio'] for r in jukebox_vqvae.segments(config)(
+      {'audio': audio[:n]})]
+  np.testing.assert_array_equal(
+      rows(2500), [audio[:1024], audio[1024:2048]])
+  np.testing.assert_array_equal(
+      rows(1600), [audio[:1024], audio[576:1600]])
   short, = jukebox_vqvae.segments(config)({'audio': audio[:10]})
   np.testing.assert_array_equal(short['audio'][10:], 0.0)
   whole, = jukebox_vqvae.segments(config)({'audio': audio[:1024]})
