@@ -39,9 +39,10 @@ def get_config(size: str = 'paper'):
   c.data.sample_rate = 16000
   c.upstream = dict(
       codec='',  # Workdir of the run that made the codes: samples are sounds.
+      step=0,  # Of it; 0: the newest. Say which if it is still in training.
       top='')  # Workdir of the prior over model.condition.
   c.batch_size = 32
-  c.steps = 800_000  # 420 epochs of 60,788 notes.
+  c.steps = 3_800_000  # 420 epochs of 289,205 notes.
   c.eval_every = c.sample_every = c.checkpoint.every = 10_000
   c.model.codes = 'top'
   c.model.shape = (4, 32)  # Frames, bins.
@@ -49,7 +50,8 @@ def get_config(size: str = 'paper'):
   c.model.condition = ''  # The codes that are given: 'top'.
   c.model.upper_shape = (4, 32)
   c.model.upper_size = 512
-  c.model.classes = dict(pitch=128, instrument_family=11)  # 0: not told.
+  c.model.classes = dict(  # How many there are; 0: not told.
+      pitch=128, instrument_family=11, digit=0)
   c.model.class_dropout = 0.1
   c.model.channels = 512
   c.model.kernel = 5

@@ -27,6 +27,7 @@ def get_config(size: str = 'paper'):
   c.model.conditions = ()  # Or 'digit'; 'pitch', 'instrument_family' of notes.
   c.model.label_width = 16
   c.model.representation = 'log_magnitude'
+  c.model.frames = c.model.bins = 0  # Of those that take them.
   c.model.n_fft = 512
   c.model.hop = 256
   c.model.bands = 0  # Of those that have bands; 0: their default.

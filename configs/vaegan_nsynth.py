@@ -25,6 +25,7 @@ def get_config(size: str = 'paper'):
   c.model.conditions = ()  # Or 'pitch', 'instrument_family'.
   c.model.label_width = 16
   c.model.representation = 'log_mel'
+  c.model.frames = c.model.bins = 0  # Of those that take them.
   c.model.n_fft = 1024
   c.model.hop = 256
   c.model.bands = 64

@@ -109,10 +109,10 @@ def ablations() -> dict[str, dict]:
       'no_restart': {'model.restart_below': 0.0},
       'codebook_256': {'model.codebook_size': 256},
       'codebook_2048': {'model.codebook_size': 2048},
-      # The quantiser of both ports.
+      # The quantiser of both ports, and the skip of Bazin et al.'s.
       'port': {'model.codebook_init': 'normal', 'model.first_count': 0.0,
-               'model.smoothing': 1e-5, 'model.restart_below': 0.0,
-               'model.relu_skip': True},
+               'model.smoothing': 1e-5, 'model.restart_below': 0.0},
+      'relu_skip': {'model.relu_skip': True},
       'inner_64': {'model.inner': 64},
       'image': {'model.channels': (64, 128)},
       'ifmel': {'model.representation': 'bazin_ifmel',

@@ -98,18 +98,19 @@ def make(config) -> Bottleneck:
 
 
 def prompt(config, count, *, audio: str = '', pitch: int = -1,
-           instrument_family: int = -1):
+           instrument_family: int = -1, digit: int = -1):
   """A sound through the codes and back.
 
   audio: the sound file; it is mixed down and resampled. Rows are its windows
     in their order, again from the first after the last.
   pitch: MIDI number that the decoder is told, if it was trained with one.
-    Default: 60.
-  instrument_family: 0 to 10, likewise. Default: 0, bass.
+  instrument_family: 0 to 10, likewise.
+  digit: likewise.
   """
   if not audio:
     raise errors.UserError(
         'a codec makes no sounds of its own; give --prompt=audio=FILE, or '
         '--from_eval to hear those of the evaluation split')
-  return pictures.prompt(config, count, audio, pitch=pitch,
-                         instrument_family=instrument_family)
+  return pictures.prompt(
+      config, count, audio, pictures.make(config, 1).hop, pitch=pitch,
+      instrument_family=instrument_family, digit=digit)

@@ -9,14 +9,15 @@ The settings in `config.model` that are read here, beside `samples` and
 `conditions` (pictures.py):
 
   representation  a name of common.spectral.representations, with its options
-                  n_fft, hop, bands, bands_per_octave, frames, bins and
-                  iterations; 0: its default
+                  n_fft, hop, bands, bands_per_octave, frames, bins,
+                  iterations and break_hz; 0, or none: its default
   range           'min_max', or 'top_db': from `top_db` below the maximum to it
   floor           of amplitudes, before their logarithm
   top_db          values further below the maximum are cut off
 
 Only channel 0 has a range; channel 1, if there is one, is a phase or its
-derivative in units of pi, always from -1 to 1.
+derivative in units of pi, from -1 to 1. The first frame of bazin_ifmel goes
+beyond, and is cut.
 
 Shapes: B batch, N samples, T frames, F bins or bands, C channels.
 """
@@ -37,12 +38,16 @@ from vqvae_jax import pictures
 
 RANGES = ('min_max', 'top_db')
 OPTIONS = ('n_fft', 'hop', 'bands', 'bands_per_octave', 'frames', 'bins',
-           'iterations')
+           'iterations', 'break_hz')
+_CENTRED = ('magnitude', 'log_magnitude', 'log_frequency', 'mel', 'log_mel',
+            'magnitude_phase', 'magnitude_if')
 # Settings of one representation that others may find in the config, too.
-_ONLY = {'bands': ('mel', 'log_mel', 'log_frequency'),
+_ONLY = {'n_fft': _CENTRED, 'hop': _CENTRED,
+         'bands': ('mel', 'log_mel', 'log_frequency'),
          'bands_per_octave': ('log_frequency',),
          'iterations': ('magnitude', 'log_magnitude', 'mel', 'log_mel',
                         'log_frequency')}
+_WITH_EPS = ('log_magnitude', 'log_mel', 'log_frequency')
 _LINEAR = ('magnitude', 'mel', 'magnitude_phase', 'magnitude_if')
 _POWER = ('gansynth_ifmel', 'ifmel', 'bazin_ifmel')  # ln(S^2 W), not ln(S W).
 
@@ -61,6 +66,7 @@ class Pictures(NamedTuple):
   decode: Callable[[jax.Array, Range], jax.Array]  # To audio [B, N].
   # Linear [B, T, F], of a picture: before a phase is found.
   magnitude: Callable[[jax.Array, Range], jax.Array]
+  hop: int
 
 
 def make(config, factors: tuple[int, int]) -> Pictures:
@@ -76,7 +82,8 @@ def make(config, factors: tuple[int, int]) -> Pictures:
       c.representation, num_samples=c.samples,
       sample_rate=config.data.sample_rate,
       **{k: c[k] for k in OPTIONS if c.get(k) and c.representation in _ONLY.get(
-          k, (c.representation,))})
+          k, (c.representation,))},
+      **({'eps': min(c.floor, 1e-6)} if c.representation in _WITH_EPS else {}))
   frames, bins, channels = rep.shape
   kept = bins - 1 if bins % factors[1] == 1 and bins > 1 else bins
   size = [-(-n // f) * f for n, f in zip((frames, kept), factors, strict=True)]
@@ -118,7 +125,7 @@ def make(config, factors: tuple[int, int]) -> Pictures:
     y = jnp.pad(y, ((0, 0), (0, 0), (0, bins - kept), (0, 0)), mode='edge')
     return rep.decode(y).clip(-1.0, 1.0)
 
-  return Pictures((*size, channels), encode, decode, magnitude)
+  return Pictures((*size, channels), encode, decode, magnitude, rep.hop)
 
 
 def _nats(decibels):
@@ -180,7 +187,8 @@ def prompt(config, count, audio, temperature, **given):
   """A batch of `count` rows: see the `prompt` of the models."""
   if temperature < 0:
     raise errors.UserError(f'--prompt=temperature={temperature} is below 0')
-  batch = pictures.prompt(_neutral(config), count, audio, **given)
+  batch = pictures.prompt(
+      config, count, audio, make(config, (1, 1)).hop, **given)
   return batch | {'temperature': np.full(count, temperature, np.float32)}
 
 

@@ -543,17 +543,17 @@ class Upstream(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def _open(workdir: str) -> runs.Run:
+def _open(workdir: str, step: int = 0) -> runs.Run:
   if not (pathlib.Path(workdir) / 'config.json').is_file():
     raise errors.UserError(
         f'upstream workdir {workdir!r} is not the workdir of a run; give the '
         'one of the run that made the codes, or of a prior over codes')
-  return runs.load(workdir)
+  return runs.load(workdir, step or None)
 
 
 @functools.lru_cache(maxsize=4)
-def _upstream(workdir: str) -> Upstream:
-  run = _open(workdir)
+def _upstream(workdir: str, step: int) -> Upstream:
+  run = _open(workdir, step)
   codec = codes_lib.of(run.module, run.config)
   batch = json.loads((pathlib.Path(workdir) / 'batch.json').read_text())
   state = run.state
@@ -618,7 +618,7 @@ def _check(config) -> Upstream | None:
         f'upstream.top={config.upstream.top!r} goes with model.condition=top')
   if not config.upstream.codec:
     return None
-  upstream = _upstream(str(config.upstream.codec))
+  upstream = _upstream(str(config.upstream.codec), config.upstream.step)
   ours = {m.codes: (tuple(m.shape), m.size)} | (
       {m.condition: (tuple(m.upper_shape), m.upper_size)}
       if m.condition else {})
@@ -652,7 +652,7 @@ def preprocess(config):
       {m.condition: (tuple(m.upper_shape), m.upper_size)}
       if m.condition else {})
   classes = _classes(config)
-  codec = (_upstream(str(config.upstream.codec)).digest
+  codec = (_upstream(str(config.upstream.codec), config.upstream.step).digest
            if config.upstream.codec else None)
 
   def fn(example, rng):
@@ -700,7 +700,7 @@ def preprocess(config):
 
 def prompt(config, count, *, temperature: float = 1.0, top_k: int = 0,
            top_p: float = 1.0, pitch: int = -1, instrument_family: int = -1,
-           audio: str = '', start_s: float = 0.0, end_s: float = 0.0):
+           digit: int = -1, audio: str = '', start_s: float = 0.0, end_s: float = 0.0):
   """How to draw codes, for what pitch and instrument, and a sound to mend.
 
   temperature: 1 draws from the model, lower is safer, 0 takes the best.
@@ -708,15 +708,18 @@ def prompt(config, count, *, temperature: float = 1.0, top_k: int = 0,
   top_p: draws among the fewest codes with this much mass.
   pitch: MIDI number; -1 leaves it open.
   instrument_family: 0 to 10, as NSynth numbers them; -1 leaves it open.
+  digit: 0 to 9; -1 leaves it open.
   audio: a sound file whose codes are kept, but for those of a part.
-  start_s, end_s: this part, in seconds, is made anew; end_s=0: to the end.
+  start_s, end_s: this part, in seconds, is made anew; end_s=0: to the end. What
+    comes after it is kept, but not looked at.
   """
   classes = _classes(config)
   _require(temperature >= 0, f'temperature={temperature}', '0 or more')
   _require(0 <= top_k <= config.model.size, f'top_k={top_k}',
            f'0 (all) to {config.model.size}')
   _require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
-  given = {'pitch': pitch, 'instrument_family': instrument_family}
+  given = {'pitch': pitch, 'instrument_family': instrument_family,
+           'digit': digit}
   rows = lambda value, dtype: np.full(count, value, dtype)
   batch = {
       'mask': rows(1, np.float32), 'index': np.arange(count, dtype=np.int32),

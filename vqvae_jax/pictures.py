@@ -189,18 +189,18 @@ def measure(config, examples, magnitude: float = 0.8, phase: float = 1.0
   return out
 
 
-def prompt(config, count: int, audio: str, **given: int) -> dict[str, Any]:
+def prompt(config, count: int, audio: str, hop: int, **given: int
+           ) -> dict[str, Any]:
   """A batch of `count` rows from a sound file and labels.
 
-  Labels that are below 0 are not given: then it is the middle C, or the first
-  family.
+  Labels that are below 0 are not given. Without a sound it is then the middle
+  C, or the first of the others; those of a sound only the user knows.
   """
   c, rate = config.model, config.data.sample_rate
   batch = {'index': np.arange(count, dtype=np.int32),
            'mask': np.ones(count, np.float32)}
   if audio:
     sound = audio_lib.read(audio, rate)
-    hop = make(config, 1).hop
     if len(sound) < hop:
       raise errors.UserError(
           f'--prompt=audio={audio} has {len(sound)} samples at {rate} Hz, '
@@ -209,15 +209,19 @@ def prompt(config, count: int, audio: str, **given: int) -> dict[str, Any]:
     sound = np.pad(sound, (0, windows * c.samples - len(sound)))
     batch['audio'] = sound.reshape(windows, -1)[np.arange(count) % windows]
   for name, value in given.items():
-    if name not in c.conditions:
-      if value >= 0:
-        raise errors.UserError(
-            f'--prompt={name}={value}: this model was trained without, '
-            f'model.conditions={tuple(c.conditions)}; drop it')
-      continue
-    value = {'pitch': 60}.get(name, 0) if value < 0 else value
+    if value >= 0 and name not in c.conditions:
+      raise errors.UserError(
+          f'--prompt={name}={value}: this model was trained without, '
+          f'model.conditions={tuple(c.conditions)}; drop it')
     if value >= LABELS[name]:
       raise errors.UserError(f'--prompt={name}={value} is not one of 0 to '
                              f'{LABELS[name] - 1}')
+  for name in c.conditions:
+    value = given[name]
+    if audio and value < 0:
+      raise errors.UserError(
+          f'--prompt={name}=NUMBER is missing: this model is told the {name} '
+          f'of a sound, and {audio} does not say it')
+    value = {'pitch': 60}.get(name, 0) if value < 0 else value
     batch[name] = np.full(count, value, np.int32)
   return batch

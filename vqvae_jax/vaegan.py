@@ -165,7 +165,7 @@ def build(config) -> Model:
   span = c.learning_rate - c.learning_rate_end
   rate = lambda step: c.learning_rate - span * jnp.minimum(
       step / c.decay_steps, 1.0) ** c.decay_power
-  tx = optax.rmsprop(rate, decay=0.9)
+  tx = optax.scale_by_rms(decay=0.9)  # RMSProp, but for the rate.
 
   def encode(batch):
     picture, span = scaled.encode(batch['audio'])
@@ -259,7 +259,9 @@ def build(config) -> Model:
     params, opt = {}, {}
     for part in networks:
       old = state.params[part], state.opt[part]
+      # By the trainer's step: an update that is left out stops no clock.
       updates, new = tx.update(grads[part], old[1], old[0])
+      updates = jax.tree.map(lambda u: -rate(state.step) * u, updates)
       new = optax.apply_updates(old[0], updates), new
       params[part], opt[part] = jax.tree.map(
           lambda a, b, on=on[part]: jnp.where(on, a, b), new, old)

@@ -190,12 +190,12 @@ def build(config) -> Model:
     del key
     losses, picture, _ = forward(state.params, state, batch)
     audio = pictures.decode(picture)
-    values = {
-        **losses, 'loss': sum(losses.values()),
-        'spectral_convergence': multiscale.multi_resolution(
-            audio, batch['audio'])[0],
-        'si_sdr': distance.si_sdr(audio, batch['audio'])}
-    return {k: Mean.of(v, batch['mask']) for k, v in values.items()}
+    losses['loss'] = sum(losses.values())
+    convergence, loud = multiscale.reported_convergence(audio, batch['audio'])
+    heard = {'spectral_convergence': convergence,  # Silence has neither.
+             'si_sdr': distance.si_sdr(audio, batch['audio'])}
+    return {k: Mean.of(v, batch['mask']) for k, v in losses.items()} | {
+        k: Mean.of(v, batch['mask'] * loud) for k, v in heard.items()}
 
   coder = codec(config)
 

@@ -111,9 +111,16 @@ def _rows_of(run, windows):
   segments = pipeline.segments_of(run.module, run.config)
   if windows:
     draw = run.module.preprocess(run.config)
-    segments = lambda example: [
-        draw(example, np.random.default_rng([i, _seed(example)]))
-        for i in range(windows)]
+
+    def segments(example):
+      drawn = [draw(example, np.random.default_rng([i, _seed(example)]))
+               for i in range(windows)]
+      if windows > 1 and np.array_equal(
+          drawn[0]['audio'], drawn[1]['audio']) and drawn[0]['audio'].any():
+        raise errors.UserError(
+            f'--windows={windows}: {run.config.module} always sees the same '
+            'window of a sound; drop it')
+      return drawn
 
   def fn(example):
     labels = {}
