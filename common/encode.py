@@ -26,7 +26,7 @@ _SPLITS = flags.DEFINE_list('splits', None, 'Default: all of the data set.')
 _WINDOWS = flags.DEFINE_integer(
     'windows', 0, 'Random windows of each stored example, as training sees '
     'them; 0: what an evaluation sees.', lower_bound=0)
-_STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
+_STEP = app.define_step()
 
 
 def main(argv):

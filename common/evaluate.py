@@ -24,7 +24,7 @@ _WORKDIR = app.define_workdir()
 _DATA_DIR = app.define_data_dir()
 app.define_distributed()
 _SPLIT = flags.DEFINE_string('split', None, "Default: the config's data.eval.")
-_STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
+_STEP = app.define_step()
 _CLASSIFIER = flags.DEFINE_string(
     'classifier', None, 'Workdir of a classifier: adds IS, FID, KID, NDB and '
     'pitch accuracy of generated sounds.')

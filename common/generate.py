@@ -23,7 +23,7 @@ _DATA_DIR = app.define_data_dir()
 app.define_distributed()
 _COUNT = flags.DEFINE_integer('count', 4, 'How many samples.', lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 0, 'Another seed, other samples.')
-_STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
+_STEP = app.define_step()
 _OUT = flags.DEFINE_string('out', None, 'Folder. Default: WORKDIR/generated.')
 _PROMPT = flags.DEFINE_multi_string(
     'prompt', [], 'NAME=VALUE, as often as needed; see --prompts.')
