@@ -76,13 +76,9 @@ def config_with(**changes):
 
 @pytest.mark.parametrize('changes, steps', [
     ({}, [6, 20]),  # 6 and 8 are as near to 7: the first.
-    ({'checkpoint.best': ''}, [20]),
     ({'checkpoint.best': '-eval/off'}, [20]),  # Away from 7, the last is best.
-    ({'checkpoint.keep_last': 3}, [6, 10, 15, 20]),
     ({'checkpoint.keep_every': 10}, [6, 10, 20]),
-    ({'checkpoint.patience': 3}, [6, 12]),
-    ({'checkpoint.patience': 3, 'checkpoint.keep_last': 2}, [6, 10, 12]),
-    ({'checkpoint.patience': 1, 'model.best_at': 0}, [2, 4])])
+    ({'checkpoint.patience': 3, 'checkpoint.keep_last': 2}, [6, 10, 12])])
 def test_the_best_step_stays_beside_the_last(tmp_path, changes, steps):
   trainer.fit(config_with(**changes), tmp_path)
   assert kept(tmp_path) == steps
@@ -96,10 +92,9 @@ def test_the_best_state_is_that_of_a_run_which_ended_there(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, run.state, short)
 
 
-@pytest.mark.parametrize('patience', [0, 3])
 def test_killed_anywhere_it_keeps_the_same_files_to_the_bit(
-    tmp_path, monkeypatch, patience):
-  config = config_with(**{'checkpoint.patience': patience})
+    tmp_path, monkeypatch):
+  config = config_with(**{'checkpoint.patience': 3})
   state = trainer.fit(config, tmp_path / 'whole')
   real = trainer.jit_step
   left = []
@@ -115,7 +110,7 @@ def test_killed_anywhere_it_keeps_the_same_files_to_the_bit(
     return call
 
   monkeypatch.setattr(trainer, 'jit_step', dying)
-  for most in (1, 3, 5, 6, 7, 9):  # Steps until it dies, again and again.
+  for most in (2, 6):  # Steps until it dies, again and again.
     workdir = tmp_path / str(most)
     for _ in range(20):
       left[:] = [most]
