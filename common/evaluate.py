@@ -9,6 +9,11 @@ of --config=classifier_nsynth as the judge (docs/metrics.md):
   python -m common.evaluate --workdir=runs/gansynth --split=test \\
       --classifier=runs/classifier
 
+Of a model of notes, what so many samples are like beside the split, and how
+much of them is copied from the training set:
+
+  python -m common.evaluate --workdir=runs/lstm --generated=100
+
 Of a codec, also its distortion at its bitrate, beside what mu-law samples and
 Griffin-Lim make of as many bits.
 """
@@ -18,7 +23,7 @@ import pathlib
 
 from absl import flags
 
-from common import app, errors
+from common import app
 
 _WORKDIR = app.define_workdir()
 _DATA_DIR = app.define_data_dir()
@@ -33,8 +38,9 @@ _EMBEDDING = flags.DEFINE_string(
     "(audio [B, N], sample_rate) -> [P, D]; or 'REAL.npz,GENERATED.npz', files "
     'of embeddings [P, D] made elsewhere.')
 _GENERATED = flags.DEFINE_integer(
-    'generated', 0, 'Sounds to generate for these; 0: as many as the split has '
-    'rows.', lower_bound=0)
+    'generated', 0, 'Samples to generate: sounds for these (0: as many as the '
+    'split has rows), or notes, which are compared with the data.',
+    lower_bound=0)
 
 
 def main(argv):
@@ -44,12 +50,11 @@ def main(argv):
   from common import evaluation, runs
   from common.data import builders
 
-  if _GENERATED.value and not (_CLASSIFIER.value or _EMBEDDING.value):
-    raise errors.UserError('--generated goes with --classifier or --embedding')
   run = runs.load(_WORKDIR.value, _STEP.value)
   split = _SPLIT.value or run.config.data.eval
   source = builders.open_split(run.config.data.name, split, _DATA_DIR.value)
-  table = _table(run, source)  # Opens all it needs before the long work.
+  # Opens all it needs before the long work.
+  table = _table(run, source) or _notes_table(run, source)
   metrics, rows = evaluation.Evaluation(
       run.config, run.module, run.model, run.mesh, source)(run.state)
   results = {'step': run.step, 'split': split, 'examples': rows,
@@ -109,6 +114,27 @@ def _table(run, source):
     if embedding:
       results['embedding'] = embedding
     return out
+
+  return measure
+
+
+def _notes_table(run, source):
+  """As `_table`, of notes."""
+  from common.data import builders
+  from common.metrics import notes_table
+
+  if not _GENERATED.value:
+    return None
+  notes_table.check(run)
+  train = builders.open_split(
+      run.config.data.name, run.config.data.train, _DATA_DIR.value)
+
+  def measure(results) -> dict[str, float]:
+    rows, copied, counts = notes_table.measure(
+        run, source, train, _GENERATED.value)
+    print(notes_table.text(rows, copied, counts))
+    results['notes'] = {'pieces': counts, 'rows': rows, 'copies': copied}
+    return notes_table.flat(rows, copied)
 
   return measure
 

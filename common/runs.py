@@ -102,3 +102,9 @@ def load(workdir, step: int | str | None = None) -> Run:
     raise errors.UserError(f'{workdir} holds no checkpoint yet; let '
                            'common.train reach its first save')
   return Run(config, module, model, mesh, found[1], found[0])
+
+
+def gathered(run: Run) -> model_lib.TrainState:
+  """The state without its optimiser, whole on every device: for sampling."""
+  return jax.jit(lambda state: state.replace(opt={}),
+                 out_shardings=sharding.replicated(run.mesh))(run.state)
