@@ -23,6 +23,19 @@ _CACHE = flags.DEFINE_string(
     "Folder of compiled programs, kept between runs; '' switches it off.")
 
 
+class _Step(flags.ArgumentParser):
+  """Which checkpoint: its number, or 'best'."""
+
+  syntactic_help = "a number or 'best'"
+
+  def parse(self, argument):
+    if argument == 'best' or isinstance(argument, int):
+      return argument
+    if not argument.isdecimal():
+      raise ValueError(f"{argument!r} is neither a number nor 'best'")
+    return int(argument)
+
+
 # Shared flags, defined once however many binaries a process imports.
 
 
@@ -37,6 +50,20 @@ def define_data_dir() -> flags.FlagHolder:
   return flags.DEFINE_string(
       'data_dir', None, 'Folder of prepared data sets (common.prepare). '
       'Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.')
+
+
+@functools.cache
+def define_batch_size() -> flags.FlagHolder:
+  return flags.DEFINE_integer(
+      'batch_size', None, "Rows at a time; changes no result. Default: the "
+      "config's.", lower_bound=1)
+
+
+@functools.cache
+def define_step() -> flags.FlagHolder:
+  return flags.DEFINE(
+      _Step(), 'step', None, "A number, or 'best' where config.checkpoint.best "
+      'is set. Default: the newest checkpoint.')
 
 
 @functools.cache
@@ -66,7 +93,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     _start_jax()
     main(argv)
 
-  for name in ('config', 'workdir', 'data_dir', 'distributed', 'cache_dir'):
+  for name in ('config', 'workdir', 'data_dir', 'step', 'distributed',
+               'cache_dir'):
     if name in flags.FLAGS:  # Flags of ours that --help should show.
       flags.FLAGS.register_key_flag_for_module(
           sys.argv[0], flags.FLAGS._flags()[name])

@@ -24,7 +24,8 @@ class Checkpoints:
     self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
     logging.get_absl_logger().addFilter(_is_news)
     python_logging.getLogger('asyncio').addFilter(_is_news)
-    keep = [checkpoint_managers.LatestN(keep_last)]
+    self._best = _Best()
+    keep = [checkpoint_managers.LatestN(keep_last), self._best]
     if keep_every:
       keep.append(checkpoint_managers.EveryNSteps(keep_every))
     self._manager = ocp.CheckpointManager(
@@ -39,11 +40,26 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, state, position: dict) -> None:
-    """Starts a save; an earlier one that failed is reported here."""
+    """Starts a save; an earlier one that failed is reported here.
+
+    The step that position['best'] names is kept as long as it does.
+    """
+    self._best.step = position.get('best', {}).get('step')
     self._guarded(step, lambda: self._manager.save(
         step, args=ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             position=ocp.args.JsonSave(position)), force=True))
+
+  def best(self) -> int | None:
+    """The best step as of the newest readable one; None if none was told."""
+    for step in self.steps()[::-1]:
+      try:
+        position = self._manager.restore(step, args=ocp.args.Composite(
+            position=ocp.args.JsonRestore()))['position']
+      except Exception:  # Torn, as in `restore`.
+        continue
+      return position.get('best', {}).get('step')
+    return None
 
   def wait(self) -> None:
     """Until the last save is on disk."""
@@ -125,6 +141,16 @@ class Checkpoints:
           f'({_first_line(e)}); free some space or choose another --workdir; '
           f'complete checkpoints there: '
           f'{", ".join(map(str, self.steps())) or "none"}') from e
+
+
+class _Best:
+  """A policy of what to preserve: one step, by its number."""
+
+  step = None
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    return [info.step == self.step for info in checkpoints]
 
 
 def abstract(shapes, shardings):

@@ -39,6 +39,10 @@ def default() -> ml_collections.ConfigDict:
   c.checkpoint.every = 1000  # The last step is saved in any case.
   c.checkpoint.keep_last = 2
   c.checkpoint.keep_every = 0  # Also keep each step this divides; 0: none.
+  # Also keep the step where this was lowest: 'eval/nll', or '-eval/accuracy'
+  # where high is good. What reads a run takes it by --step=best.
+  c.checkpoint.best = ''
+  c.checkpoint.patience = 0  # Stop after so many evaluations no better; 0: no.
   c.model = ml_collections.ConfigDict()
   return c
 

@@ -26,10 +26,8 @@ _SPLITS = flags.DEFINE_list('splits', None, 'Default: all of the data set.')
 _WINDOWS = flags.DEFINE_integer(
     'windows', 0, 'Random windows of each stored example, as training sees '
     'them; 0: what an evaluation sees.', lower_bound=0)
-_BATCH_SIZE = flags.DEFINE_integer(
-    'batch_size', None, "Rows at a time; changes no code. Default: the "
-    "config's.", lower_bound=1)
-_STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
+_BATCH_SIZE = app.define_batch_size()
+_STEP = app.define_step()
 
 
 def main(argv):

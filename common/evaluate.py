@@ -9,6 +9,11 @@ of --config=classifier_nsynth as the judge (docs/metrics.md):
   python -m common.evaluate --workdir=runs/gansynth --split=test \\
       --classifier=runs/classifier
 
+Of a model of notes, what so many samples are like beside the split, and how
+much of them is copied from the training set:
+
+  python -m common.evaluate --workdir=runs/lstm --generated=100
+
 Of a codec, also its distortion at its bitrate, beside what mu-law samples and
 Griffin-Lim make of as many bits.
 """
@@ -18,16 +23,14 @@ import pathlib
 
 from absl import flags
 
-from common import app, errors
+from common import app
 
 _WORKDIR = app.define_workdir()
 _DATA_DIR = app.define_data_dir()
 app.define_distributed()
 _SPLIT = flags.DEFINE_string('split', None, "Default: the config's data.eval.")
-_STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
-_BATCH_SIZE = flags.DEFINE_integer(
-    'batch_size', None, "Rows at a time; changes no result. Default: the "
-    "config's.", lower_bound=1)
+_STEP = app.define_step()
+_BATCH_SIZE = app.define_batch_size()
 _CLASSIFIER = flags.DEFINE_string(
     'classifier', None, 'Workdir of a classifier: adds IS, FID, KID, NDB and '
     'pitch accuracy of generated sounds.')
@@ -36,8 +39,9 @@ _EMBEDDING = flags.DEFINE_string(
     "(audio [B, N], sample_rate) -> [P, D]; or 'REAL.npz,GENERATED.npz', files "
     'of embeddings [P, D] made elsewhere.')
 _GENERATED = flags.DEFINE_integer(
-    'generated', 0, 'Sounds to generate for these; 0: as many as the split has '
-    'rows.', lower_bound=0)
+    'generated', 0, 'Samples to generate: sounds for these (0: as many as the '
+    'split has rows), or notes, which are compared with the data.',
+    lower_bound=0)
 
 
 def main(argv):
@@ -47,14 +51,13 @@ def main(argv):
   from common import evaluation, runs
   from common.data import builders
 
-  if _GENERATED.value and not (_CLASSIFIER.value or _EMBEDDING.value):
-    raise errors.UserError('--generated goes with --classifier or --embedding')
   run = runs.load(_WORKDIR.value, _STEP.value)
   if _BATCH_SIZE.value:
     run.config.batch_size = _BATCH_SIZE.value
   split = _SPLIT.value or run.config.data.eval
   source = builders.open_split(run.config.data.name, split, _DATA_DIR.value)
-  table = _table(run, source)  # Opens all it needs before the long work.
+  # Opens all it needs before the long work.
+  table = _table(run, source) or _notes_table(run, source)
   metrics, rows = evaluation.Evaluation(
       run.config, run.module, run.model, run.mesh, source)(run.state)
   results = {'step': run.step, 'split': split, 'examples': rows,
@@ -114,6 +117,27 @@ def _table(run, source):
     if embedding:
       results['embedding'] = embedding
     return out
+
+  return measure
+
+
+def _notes_table(run, source):
+  """As `_table`, of notes."""
+  from common.data import builders
+  from common.metrics import notes_table
+
+  if not _GENERATED.value:
+    return None
+  notes_table.check(run)
+  train = builders.open_split(
+      run.config.data.name, run.config.data.train, _DATA_DIR.value)
+
+  def measure(results) -> dict[str, float]:
+    rows, copied, counts = notes_table.measure(
+        run, source, train, _GENERATED.value)
+    print(notes_table.text(rows, copied, counts))
+    results['notes'] = {'pieces': counts, 'rows': rows, 'copies': copied}
+    return notes_table.flat(rows, copied)
 
   return measure
 

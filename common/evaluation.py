@@ -44,6 +44,13 @@ class Evaluation:
     return {f'eval/{k}': float(m.compute()) for k, m in sums.items()
             if m.weight}, rows
 
+  def names(self, shapes) -> list[str]:
+    """What a call can report, found without computing it."""
+    batch = next(pipeline.evaluate(self._source, self._segments,
+                                   batch_size=self._rows, process=(0, 1)))
+    return [f'eval/{name}' for name in jax.eval_shape(
+        self._step, shapes, batch, self._key)]
+
   def sample(self, state, count: int) -> dict[str, np.ndarray]:
     """Samples under the conditions of the split's first `count` rows."""
     batch = next(pipeline.evaluate(self._source, self._segments,

@@ -5,6 +5,10 @@
   python -m common.generate --workdir=runs/lstm \\
       --prompt=primer=song.mid --prompt=temperature=0.9
 
+  python -m common.generate --workdir=runs/lstm --count=4 --n_best=8
+
+The last draws eight for each of the four and keeps the likeliest, per token.
+
 A model says which prompts it takes; --prompts lists them. With --from_eval the
 conditions are those of the first rows of the evaluation split.
 """
@@ -22,8 +26,11 @@ _WORKDIR = app.define_workdir()
 _DATA_DIR = app.define_data_dir()
 app.define_distributed()
 _COUNT = flags.DEFINE_integer('count', 4, 'How many samples.', lower_bound=1)
+_N_BEST = flags.DEFINE_integer(
+    'n_best', 1, 'Draw so many for each sample and keep the one with the best '
+    'score by the model itself.', lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 0, 'Another seed, other samples.')
-_STEP = flags.DEFINE_integer('step', None, 'Default: the newest checkpoint.')
+_STEP = app.define_step()
 _OUT = flags.DEFINE_string('out', None, 'Folder. Default: WORKDIR/generated.')
 _PROMPT = flags.DEFINE_multi_string(
     'prompt', [], 'NAME=VALUE, as often as needed; see --prompts.')
@@ -58,19 +65,25 @@ def main(argv):
     batch = prompt(run.module, run.config, _COUNT.value, _PROMPT.value)
   host = {k: v for k, v in batch.items() if k.startswith('host_')}
   batch = host | sharding.place(
-      {k: v for k, v in batch.items() if k not in host},
-      sharding.replicated(run.mesh))
+      repeated({k: v for k, v in batch.items() if k not in host},
+               _N_BEST.value), sharding.replicated(run.mesh))
   key = runs.make_key(run.config, run.mesh, 'generate')
   arrays = dict(run.model.sample(
       run.state, batch, jax.random.fold_in(key, _SEED.value)))
   stream = arrays.pop('stream', None)
-  arrays = sharding.fetch(arrays)
+  if _N_BEST.value > 1 and 'score' not in arrays:
+    raise errors.UserError(f'--n_best={_N_BEST.value}: {run.config.module} '
+                           'does not score its samples; leave it out')
+  arrays = best_of(sharding.fetch(arrays), _N_BEST.value)
   out = pathlib.Path(_OUT.value or workdir / 'generated')
   if jax.process_index() == 0:
-    stem = f'{run.step:06d}_seed{_SEED.value}{label(_PROMPT.value)}'
+    best = f'_best-of-{_N_BEST.value}' * (_N_BEST.value > 1)
+    stem = f'{run.step:06d}_seed{_SEED.value}{best}{label(_PROMPT.value)}'
     if stream is None:
       writer.write_samples(out, stem, arrays, run.config.data)
       print(f'{_COUNT.value} samples of step {run.step}: {out}/{stem}_*')
+      if best:
+        print('score  ' + '  '.join(f'{x:.4f}' for x in arrays['score']))
     else:
       out.mkdir(parents=True, exist_ok=True)
       audio.write_blocks(out / f'{stem}.wav', stream,
@@ -78,6 +91,26 @@ def main(argv):
       print(f'one sound of step {run.step}: {out}/{stem}.wav')
   elif stream is not None:
     collections.deque(stream, maxlen=0)  # All compute what one writes.
+
+
+def repeated(batch, times: int):
+  """Each row so many times, each a sample of its own."""
+  import numpy as np
+  if times == 1 or not batch:
+    return batch
+  rows = {k: np.repeat(x, times, axis=0) for k, x in batch.items()}
+  return {**rows, 'index': np.arange(len(rows['index']), dtype=np.int32)}
+
+
+def best_of(arrays, times: int):
+  """Of each row that was repeated the one with the highest score."""
+  import numpy as np
+  if times == 1:
+    return arrays
+  score = arrays['score'].reshape(-1, times)
+  rows = np.arange(len(score)) * times + score.argmax(1)
+  return {k: [x[i] for i in rows] if isinstance(x, list) else x[rows]
+          for k, x in arrays.items()}
 
 
 def prompt(module, config, count: int, given: list[str]):

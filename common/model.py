@@ -17,6 +17,10 @@ and, where the default does not fit,
       `common.generate` passes the user's `--prompt name=value` to it. What
       has a name like 'host_audio' stays in numpy, of any size and type.
       Default: no conditions.
+  music(config) -> fn(example, rng) -> {'roll': [T, 128, K]} or {'notes': ..}
+      Of a model of notes: a stored example as `sample` would return it, a crop
+      of it as long as a sample; with None for rng all of it. What
+      `common.evaluate --generated` compares samples with.
   codec(config) -> Codec
       Of a model whose sounds are codes: what priors, `common.encode` and the
       rate-distortion table of `common.evaluate` need of it.
@@ -108,7 +112,8 @@ class Model:
   # of an evaluation: per-row randomness comes from `row_keys`.
   eval_step: Callable[[TrainState, Batch, Key], Mapping[str, Mean]]
   # 'audio' [B, N] in [-1, 1], or 'roll' [B, T, 128, K], 'tokens', 'notes', or
-  # 'codes' [B, T, F].
+  # 'codes' [B, T, F]; and, where the model can tell, 'score' [B]: the higher,
+  # the more likely a sample.
   # Not jitted by the caller: a model may drive a long loop from the host. For
   # prompts of its own it may instead give a 'stream': an iterator of numpy
   # blocks of audio [N], which follow each other in one sound of any length.

@@ -75,8 +75,11 @@ def write_spec(workdir: pathlib.Path, spec) -> None:
   os.replace(temporary, workdir / 'batch.json')
 
 
-def load(workdir, step: int | None = None) -> Run:
-  """Opens a finished or interrupted run, on whatever devices are here."""
+def load(workdir, step: int | str | None = None) -> Run:
+  """Opens a finished or interrupted run, on whatever devices are here.
+
+  `step` is a number, or 'best'; None for the newest.
+  """
   workdir = pathlib.Path(workdir)
   config = config_lib.read(workdir / 'config.json')
   module, model = build(config)
@@ -86,6 +89,12 @@ def load(workdir, step: int | None = None) -> Run:
               (workdir / 'batch.json').read_text()).items()}
   shapes = jax.eval_shape(model.init, jax.random.key(0), spec)
   checkpoints = open_checkpoints(config, workdir)
+  if step == 'best':
+    step = checkpoints.best()
+    if step is None:
+      raise errors.UserError(
+          f'{workdir} keeps no best step; set config.checkpoint.best for its '
+          'training, or leave --step out')
   found = checkpoints.restore(
       checkpoint.abstract(shapes, sharding.infer(shapes, mesh)), step)
   checkpoints.close()
@@ -93,3 +102,9 @@ def load(workdir, step: int | None = None) -> Run:
     raise errors.UserError(f'{workdir} holds no checkpoint yet; let '
                            'common.train reach its first save')
   return Run(config, module, model, mesh, found[1], found[0])
+
+
+def gathered(run: Run) -> model_lib.TrainState:
+  """The state without its optimiser, whole on every device: for sampling."""
+  return jax.jit(lambda state: state.replace(opt={}),
+                 out_shardings=sharding.replicated(run.mesh))(run.state)

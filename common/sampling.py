@@ -1,4 +1,4 @@
-"""Drawing tokens: temperature, top-k, top-p, and a cached decoding loop.
+"""Drawing tokens: temperature, top-k, top-p; cached decoding; beam search.
 
 Shapes: B rows, L tokens, V vocabulary.
 """
@@ -44,9 +44,17 @@ def restrict(logits, temperature=1.0, top_k=0, top_p=1.0):
   return jax.lax.cond(wanted, cut, lambda x: x, logits)
 
 
-def decode(step, carry, token, keys, length: int, *, forced=None,
-           temperature=1.0, top_k=0, top_p=1.0):
+def decode(*args, **kwargs):
+  """The tokens of `decode_scored`, with its arguments."""
+  return decode_scored(*args, **kwargs)[0]
+
+
+def decode_scored(step, carry, token, keys, length: int, *, forced=None,
+                  temperature=1.0, top_k=0, top_p=1.0):
   """Tokens [B, length], each drawn given all before it. Call it under jit.
+
+  Also the log-likelihood [B, length] of each by the logits as `step` gives
+  them, however the draw was restricted.
 
   Args:
     step: (carry, token [B]) -> (carry, logits [B, V]) of the next token; the
@@ -67,12 +75,54 @@ def decode(step, carry, token, keys, length: int, *, forced=None,
     carry, token = state
     i, fixed = i_and_forced
     carry, logits = step(carry, token)
-    logits = restrict(logits, temperature, top_k, top_p)
+    allowed = restrict(logits, temperature, top_k, top_p)
     draw = jax.vmap(lambda key, row: jax.random.categorical(
-        jax.random.fold_in(key, i), row))(keys, logits)
+        jax.random.fold_in(key, i), row))(keys, allowed)
     token = jnp.where(fixed >= 0, fixed, draw.astype(token.dtype))
-    return (carry, token), token
+    score = jax.nn.log_softmax(logits.astype(jnp.float32))
+    score = jnp.take_along_axis(score, token[:, None], axis=1)[:, 0]
+    return (carry, token), (token, score)
 
-  _, tokens = jax.lax.scan(
+  _, (tokens, scores) = jax.lax.scan(
       body, (carry, token), (jnp.arange(length), forced.T))
-  return tokens.T
+  return tokens.T, scores.T
+
+
+def beam_search(step, carry, token, length: int, beams: int, *, forced):
+  """Likely pieces [beams, length] and their log-likelihoods, the best first.
+
+  After each token the so many likeliest beginnings are kept. As long as there
+  are fewer, and at the end if there are no more, the likelihood is -inf. Call
+  it under jit.
+
+  Args:
+    step: (carry, token [1]) -> (carry, logits [1, V]), for a single row.
+    carry: what `step` takes first.
+    token: [], the token before the first one.
+    length: how many tokens.
+    beams: how many beginnings.
+    forced: [length] tokens that are taken as they are, at no cost; -1: free.
+  """
+  many = lambda x: jnp.broadcast_to(x, (beams, *jnp.shape(x)))
+
+  def body(state, fixed):
+    carry, token, score = state
+    carry, logits = jax.vmap(step)(carry, token[:, None])
+    p = jax.nn.log_softmax(logits[:, 0].astype(jnp.float32))
+    is_fixed = jnp.arange(p.shape[1]) == fixed
+    p = jnp.where(fixed < 0, p, jnp.where(is_fixed, 0.0, -jnp.inf)[None])
+    score, place = jax.lax.top_k((score[:, None] + p).reshape(-1), beams)
+    parent, next_ = place // p.shape[1], place % p.shape[1]
+    carry = jax.tree.map(lambda x: x[parent], carry)
+    return (carry, next_.astype(token.dtype), score), (parent, next_)
+
+  first = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf)
+  (_, _, score), steps = jax.lax.scan(
+      body, (jax.tree.map(many, carry), many(token), first), forced)
+
+  def back(beam, parent_and_token):
+    parent, token = parent_and_token
+    return parent[beam], token[beam]
+
+  _, tokens = jax.lax.scan(back, jnp.arange(beams), steps, reverse=True)
+  return tokens.T, score

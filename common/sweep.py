@@ -7,7 +7,8 @@
   python -m common.sweep ... --launcher=slurm --parallel=8 \\
       --slurm=partition=gpu --slurm=gpus_per_node=1 --slurm=timeout_min=1440
 
-Each run is common.train, then common.evaluate, in ROOT/<ablation>/seed_<n>.
+Each run is common.train, then common.evaluate, in ROOT/<ablation>/seed_<n>; of
+its best step where config.checkpoint.best is set, else of the last.
 'base' is the config as it is; --config.NAME=VALUE applies to all runs. Started
 again, finished runs are skipped and the others go on; --list only prints the
 commands. The comparison goes to ROOT/sweep.md and ROOT/sweep.json.
@@ -20,11 +21,12 @@ import signal
 import sys
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from common import app, errors, launch, workdir
+from common import app, best, errors, launch, workdir
 from common import config as config_lib
 
 
@@ -33,7 +35,7 @@ class Run(NamedTuple):
   seed: int
   folder: pathlib.Path
   commands: list[list[str]]
-  steps: int
+  config: ml_collections.ConfigDict
   split: str
 
   @property
@@ -43,8 +45,20 @@ class Run(NamedTuple):
   def metrics(self) -> dict[str, float] | None:
     """What it has reached; None if it is not finished."""
     found = workdir.results(self.folder)
-    if found and (found['step'], found['split']) == (self.steps, self.split):
+    if found and (found['step'], found['split']) == (
+        self._final_step(), self.split):
       return found['metrics']
+    return None
+
+  def _final_step(self) -> int | None:
+    """What is to be evaluated; None if its training is not over."""
+    if not self.config.checkpoint.best:
+      return self.config.steps
+    curves = workdir.read(self.folder).curves
+    watched = best.Best(self.config)
+    last = watched.follow(curves)
+    if watched.is_over or last == self.config.steps:
+      return watched.step
     return None
 
 
@@ -130,8 +144,9 @@ def plan(spec: str, root, ablations: str, seeds: list[int],
       runs.append(Run(name, seed, folder, [
           [*python, 'common.train', f'--config={spec}', *settings, *common],
           [*python, 'common.evaluate', *common]
-          + [f'--split={split}'] * bool(split),
-      ], config.steps, split or config.data.eval))
+          + [f'--split={split}'] * bool(split)
+          + ['--step=best'] * bool(config.checkpoint.best),
+      ], config, split or config.data.eval))
   return runs
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common import best as best_lib
 from common import checkpoint, errors, evaluation, progress, runs, sharding
 from common import config as config_lib
 from common import model as model_lib
@@ -44,9 +45,11 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
   found = checkpoints.restore(checkpoint.abstract(shapes, shardings))
   if found:
     start, state, position = found
+    best = best_lib.Best(config, position.get('best'))
     stream = _Stream.resume(config, module, model, source, position)
   else:
-    start, stream = 0, _Stream(config, module, model, source, 0)
+    start, best = 0, best_lib.Best(config)
+    stream = _Stream(config, module, model, source, 0)
     state = jax.jit(model.init, out_shardings=shardings)(
         runs.make_key(config, mesh, 'init'),
         sharding.place(first, sharding.by_row(mesh)))
@@ -55,6 +58,8 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
 
   step_fn = jit_step(model, mesh, shardings)
   evaluate = evaluation.Evaluation(config, module, model, mesh, held_out)
+  if config.checkpoint.best:  # Now, not after an hour.
+    best.check(evaluate.names(shapes))
   log = progress.Log(config, workdir, start, wandb, checkpoints)
   previous = None  # Step and metrics of the last step, still on the device.
   with contextlib.ExitStack() as stack:
@@ -63,7 +68,7 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
     asked_to_stop = stack.enter_context(_signals())
     # From here on a hidden copy between host and device is an error.
     stack.enter_context(jax.transfer_guard('disallow'))
-    for step in range(start, config.steps):
+    for step in range(start, start if best.is_over else config.steps):
       if model.stage_at(step) != stream.stage:
         stream = _Stream(config, module, model, source, model.stage_at(step))
       with log.waiting_for_data():
@@ -85,18 +90,27 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
       previous = None
       with log.paused():
         if evaluate_now:
-          log.evaluated(done, *evaluate(state))
-        if sample_now and config.num_samples and model.sample:
+          metrics, rows = evaluate(state)
+          log.evaluated(done, metrics, rows)
+          best.see(done, metrics)
+          last |= best.is_over
+        if (sample_now or last) and config.num_samples and model.sample:
           log.sampled(done, evaluate.sample(state, config.num_samples))
-        if save_now or stop:
+        if save_now or stop or last or best.step == done:
           log.check_parameters(done, _all_finite(state.params))
-          checkpoints.save(done, state, stream.position())
-      if stop and not last:
+          checkpoints.save(done, state, stream.position() | best.position())
+      if last:
+        break
+      if stop:
         checkpoints.wait()
         progress.say(f'stopped by a signal: step {done} is saved; the same '
                      'command goes on from there')
         sys.exit(128 + signal.SIGTERM)
     checkpoints.wait()
+  if config.checkpoint.best:
+    progress.say(f'best: {best}' + best.is_over * (
+        f'; stopped early: {config.checkpoint.patience} evaluations were no '
+        'better'))
   return state
 
 
@@ -180,9 +194,11 @@ def _check(config) -> None:
       ('log_every', config.log_every, 1), ('eval_every', config.eval_every, 0),
       ('sample_every', config.sample_every, 0),
       ('checkpoint.every', config.checkpoint.every, 0),
-      ('checkpoint.keep_last', config.checkpoint.keep_last, 1)):
+      ('checkpoint.keep_last', config.checkpoint.keep_last, 1),
+      ('checkpoint.patience', config.checkpoint.patience, 0)):
     if value < least:
       raise errors.UserError(f'{name}={value} is below {least}')
+  best_lib.Best(config)
   if config.dtype not in ('float32', 'bfloat16'):
     raise errors.UserError(
         f"dtype={config.dtype!r} is neither 'float32' nor 'bfloat16'")

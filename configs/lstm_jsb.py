@@ -41,11 +41,12 @@ def get_config(size: str = 'paper'):
   c.data.programs = [40, 41, 42, 43]  # Violin, viola, cello, contrabass.
   c.batch_size = 64  # PerformanceRNN.
   # Ours; about 3.6 steps are an epoch (229 pieces). Without dropout the last
-  # step need not be the best: take the step with the lowest eval/nll.
+  # step need not be the best.
   c.steps = 1000
   c.eval_every = 50
   c.sample_every = 200
-  c.checkpoint.every = c.checkpoint.keep_every = 100
+  c.checkpoint.every = 100
+  c.checkpoint.best = 'eval/nll'
   c.model.tokens = 'chorales'
   c.model.eval_length = 0  # Longer: also the likelihood beyond `length`.
   c.model.layers = 3  # PerformanceRNN, as the next three and no dropout.
@@ -59,8 +60,6 @@ def get_config(size: str = 'paper'):
   c.model.temperature = 1.0  # As PerformanceRNN samples.
   c.model.top_k = 0
   c.model.top_p = 1.0
-  if size != 'paper':
-    c.checkpoint.keep_every = 0
   if size == 'demo':
     c.data.name = 'synthetic_chorales/demo'
     c.batch_size = 16

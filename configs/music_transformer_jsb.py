@@ -41,6 +41,7 @@ def get_config(size: str = 'paper'):
   c.sample_every = 1000
   c.checkpoint.every = 200
   c.checkpoint.keep_every = 1000  # 107 MB each.
+  c.checkpoint.best = 'eval/nll'
   c.model.tokens = 'chorales'
   c.model.length = 1024  # "Common length" of the paper: 256 steps.
   c.model.eval_length = 0  # Longer: also the likelihood beyond `length`.

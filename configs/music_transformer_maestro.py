@@ -30,6 +30,7 @@ def get_config(size: str = 'paper'):
   c.batch_size = 4  # 9000 tokens a step in tensor2tensor's preset of this size.
   c.steps = 300_000
   c.eval_every = c.sample_every = c.checkpoint.every = 5000
+  c.checkpoint.best = 'eval/nll'
   c.model.tokens = 'events'
   c.model.low, c.model.high = 21, 108  # 310 ids; 0 and 127: 390.
   c.model.stretch = (0.95, 0.975, 1.0, 1.025, 1.05)

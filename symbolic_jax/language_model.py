@@ -1,8 +1,8 @@
 """What all language models of music share: examples, likelihood, sampling.
 
 A model file brings a network and an optimiser (`build`), and re-exports
-`preprocess`, `segments` and `prompt` from here. Which tokens there are is said
-by `config.model.tokens`: symbolic_jax/pieces.py.
+`preprocess`, `segments`, `prompt` and `music` from here. Which tokens there are
+is said by `config.model.tokens`: symbolic_jax/pieces.py.
 
 Likelihood: nats per token, over all tokens but padding. A piece longer than
 `config.model.length` is scored in consecutive segments, the last one what is
@@ -55,10 +55,8 @@ def preprocess(config):
   kind, length = pieces.make(config), config.model.length
 
   def fn(example, rng):
-    tokens = kind.encode(example, rng)
-    places = max(len(tokens) - length, 0) // kind.group + 1
-    start = kind.group * int(rng.integers(places))
-    return {'tokens': _pad(tokens[start:start + length], length, pieces.PAD)}
+    tokens = _crop(kind, kind.encode(example, rng), length, rng)
+    return {'tokens': _pad(tokens, length, pieces.PAD)}
 
   return fn
 
@@ -76,9 +74,22 @@ def segments(config):
   return fn
 
 
+def music(config):
+  """A whole piece, or with an rng a crop, as it is shown; not varied."""
+  kind, length = pieces.make(config), config.model.length
+
+  def fn(example, rng):
+    tokens = kind.encode(example, None)
+    if rng is not None:
+      tokens = _crop(kind, tokens, length, rng)
+    return {k: x[0] for k, x in kind.shown(tokens[None]).items()}
+
+  return fn
+
+
 def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
            duration_s: float = 0.0, tokens: int = 0, temperature: float = 1.0,
-           top_k: int = 0, top_p: float = 1.0):
+           top_k: int = 0, top_p: float = 1.0, beams: int = 0):
   """Conditions for `sample`: a MIDI file to continue, and how to draw.
 
   Args:
@@ -94,6 +105,8 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
     temperature: 1 draws from the model, lower is safer, 0 takes the best.
     top_k: draws among this many tokens only, 0 for all.
     top_p: draws among the fewest tokens with this much mass.
+    beams: draws nothing; the samples are the likeliest that a search finds
+      which keeps so many beginnings.
   """
   kind, length = pieces.make(config), config.model.length
   _require(temperature >= 0, f'temperature={temperature}', '0 or more')
@@ -126,9 +139,22 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
     _require(len(given) < wanted, f'primer_s={primer_s} ({len(given)} tokens)',
              f'fewer than the {wanted} tokens of a sample, or tokens=... for '
              'longer samples')
+  if beams:
+    _require(beams >= count, f'beams={beams} for {count} samples',
+             f'{count} or more')
+    _require((temperature, top_k, top_p) == (1.0, 0, 1.0),
+             f'beams={beams} with temperature, top_k or top_p',
+             'one or the other: a search draws nothing')
+    batch['beams'] = np.zeros((count, beams), np.float32)
   if len(given) or wanted > length:
     batch['primer'] = np.tile(_pad(given, wanted, NOTHING), (count, 1))
   return batch
+
+
+def _crop(kind, tokens, length, rng):
+  places = max(len(tokens) - length, 0) // kind.group + 1
+  start = kind.group * int(rng.integers(places))
+  return tokens[start:start + length]
 
 
 def _pad(tokens, length, value):
@@ -199,15 +225,15 @@ def build(config, net: Network, tx: optax.GradientTransformation
             nll[:, part], real[:, part])
     return values
 
-  @jax.jit
-  def draw(params, batch, key):
-    keys = model_lib.row_keys(key, batch['index'])
-    rows = keys.shape[0]
+  def primer_of(batch):
+    rows = batch['index'].shape[0]
     primer = batch.get('primer', jnp.zeros((rows, 0), jnp.int32))
     free = max(m.length - primer.shape[1], 0)
-    primer = jnp.pad(primer, ((0, 0), (0, free)), constant_values=NOTHING)
+    return jnp.pad(primer, ((0, 0), (0, free)), constant_values=NOTHING)
 
-    start, advance = net.sampler(params, rows, primer.shape[1])
+  def sampler(params, rows, tokens):
+    """What `sampling` takes: a step of the network and of the grammar."""
+    start, advance = net.sampler(params, rows, tokens)
 
     def step(carry, token):
       carry, state = carry
@@ -216,21 +242,58 @@ def build(config, net: Network, tx: optax.GradientTransformation
       return (carry, state), jnp.where(
           grammar.allowed(state), logits, -jnp.inf)
 
-    return sampling.decode(
-        step, (start, grammar.start(rows)), jnp.full(rows, NOTHING), keys,
-        primer.shape[1], forced=primer,
+    return step, (start, grammar.start(rows))
+
+  def per_token(score, primer, tokens):
+    drawn = (primer < 0) & (tokens != pieces.PAD)
+    return score / jnp.maximum(drawn.sum(1), 1)
+
+  @jax.jit
+  def search(params, batch):
+    rows, beams = batch['beams'].shape
+    primer = primer_of(batch)
+    length = primer.shape[1]
+    tokens, score = sampling.beam_search(
+        *sampler(params, 1, length), jnp.int32(NOTHING), length, beams,
+        forced=primer[0])
+    tokens = tokens[:rows]
+    return tokens, per_token(score[:rows], primer, tokens)
+
+  @jax.jit
+  def draw(params, batch, key):
+    keys = model_lib.row_keys(key, batch['index'])
+    rows = keys.shape[0]
+    primer = primer_of(batch)
+    step, carry = sampler(params, rows, primer.shape[1])
+    tokens, scores = sampling.decode_scored(
+        step, carry, jnp.full(rows, NOTHING), keys, primer.shape[1],
+        forced=primer,
         temperature=batch.get('temperature', m.temperature),
         top_k=batch.get('top_k', m.top_k), top_p=batch.get('top_p', m.top_p))
+    drawn = (primer < 0) & (tokens != pieces.PAD)
+    return tokens, per_token(
+        jnp.where(drawn, scores, 0.0).sum(1), primer, tokens)
 
   def sample(state, batch, key):
     """Draws a row for each of batch['index'].
 
     A batch may have `primer` [B, P], tokens that a sample keeps, -1 where free
     (beyond config.model.length it makes the sample longer), and `temperature`,
-    `top_k`, `top_p` [B] instead of the config's.
+    `top_k`, `top_p` [B] instead of the config's. 'score' is the mean
+    log-likelihood of the tokens drawn, among those that the grammar allows.
+
+    With `beams` [B, how many] nothing is drawn: the rows are the best that a
+    beam search finds from the first row's primer.
     """
-    tokens = draw(state.params['model'], batch, key)
-    return {'tokens': tokens, **kind.shown(tokens)}
+    params = state.params['model']
+    if 'beams' in batch:
+      rows, beams = batch['beams'].shape
+      _require(rows <= beams, f'beams={beams} for {rows} samples',
+               f'{rows} or more, and no --n_best')
+      tokens, score = search(params, batch)
+    else:
+      tokens, score = draw(params, batch, key)
+    return {'tokens': tokens, 'score': score, **kind.shown(tokens)}
 
   return model_lib.Model(init=init, train_step=train_step,
                          eval_step=eval_step, sample=sample)

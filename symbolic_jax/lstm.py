@@ -26,9 +26,9 @@ import optax
 
 from common import model as model_lib
 from symbolic_jax import language_model, pieces
-from symbolic_jax.language_model import preprocess, prompt, segments
+from symbolic_jax.language_model import music, preprocess, prompt, segments
 
-__all__ = ['build', 'preprocess', 'prompt', 'segments']
+__all__ = ['build', 'music', 'preprocess', 'prompt', 'segments']
 
 
 # ---------------------------------------------------------------- network

@@ -24,9 +24,9 @@ import optax
 from common import errors, optim
 from common.nn import transformer
 from symbolic_jax import chorales, language_model, pieces
-from symbolic_jax.language_model import preprocess, prompt, segments
+from symbolic_jax.language_model import music, preprocess, prompt, segments
 
-__all__ = ['build', 'preprocess', 'prompt', 'segments']
+__all__ = ['build', 'music', 'preprocess', 'prompt', 'segments']
 
 # Of the differences of pitch (any two pitches of a chorale, both ways) and of
 # time (256 sixteenths; the half of what would be ahead is never used) in the

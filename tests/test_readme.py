@@ -37,7 +37,7 @@ def test_the_commands_run_one_after_the_other(tmp_path, environment):
   for command in python:
     run(command, tmp_path, environment)
   assert (tmp_path / 'report.html').stat().st_size > 10_000
-  assert len(list((tmp_path / 'runs/lstm/generated').glob('*.mid'))) == 2
+  assert len(list((tmp_path / 'runs/lstm/generated').glob('*.mid'))) == 4
   assert (tmp_path / 'runs/sweep/sweep.md').exists()
 
 

@@ -25,6 +25,7 @@ def get_config():
   c.model.width = 16
   c.model.second_stage = 8  # Its first step.
   c.model.nan_at = -1
+  c.model.best_at = 7  # The step where the metric 'off' is lowest.
   return c
 
 
@@ -98,7 +99,9 @@ def build(config) -> model_lib.Model:
     noise = jax.vmap(lambda k: jax.random.normal(k, (8,)))(
         model_lib.row_keys(key, batch['index']))
     y = denoise(state.ema['model'], batch['x'] + 0.1 * noise)
-    return {'mse': model_lib.Mean.of((y - batch['x'])**2, batch['mask'])}
+    off = jnp.abs(state.step - config.model.best_at).astype(jnp.float32)
+    return {'mse': model_lib.Mean.of((y - batch['x'])**2, batch['mask']),
+            'off': model_lib.Mean(off, jnp.ones(()))}
 
   @jax.jit
   def sample(state, batch, key):

@@ -241,8 +241,7 @@ def text(rows, counts) -> str:
 
 def _generate(run, source, segments, count, size):
   key = runs.make_key(run.config, run.mesh, 'sample')
-  state = jax.jit(lambda s: s.replace(opt={}),
-                  out_shardings=sharding.replicated(run.mesh))(run.state)
+  state = runs.gathered(run)
   for batch in conditions(source, segments, count, size):
     arrays = run.model.sample(state, _place(batch, run.mesh), key)
     if 'audio' not in arrays:

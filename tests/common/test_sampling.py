@@ -1,5 +1,7 @@
 """Restriction of logits against brute force, and the decoding loop."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,3 +138,83 @@ def test_rows_do_not_depend_on_their_neighbours():
   everyone = draw(keys)
   np.testing.assert_array_equal(draw(keys[3:4]), everyone[3:4])
   assert len({tuple(row) for row in everyone}) == 5
+
+
+def chain_log_likelihood(tokens, first=0):
+  pairs = zip([first, *tokens[:-1]], tokens, strict=True)
+  with np.errstate(divide='ignore'):
+    return np.log([CHAIN[a, b] for a, b in pairs])
+
+
+def test_scores_are_the_likelihood_whatever_was_drawn_from():
+  for options in ({}, {'temperature': 0.3}, {'top_k': 1}):
+    tokens, scores = sampling.decode_scored(
+        chain_step, 0, jnp.zeros(4, jnp.int32), keys_of(4), 20, **options)
+    for row, score in zip(np.asarray(tokens), scores, strict=True):
+      np.testing.assert_allclose(
+          score, chain_log_likelihood(row), rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------- beams
+
+
+def net(seed, vocab):
+  """A step whose logits depend on all tokens so far, and on their order."""
+  table = jnp.asarray(
+      3 * np.random.default_rng(seed).normal(size=(1000, vocab)), jnp.float32)
+
+  def step(carry, token):  # [1], [1]
+    carry = (carry * 7 + token + 2) % 1000
+    return carry, table[carry]
+  return step
+
+
+def exhaustive(step, vocab, length, forced):
+  """All pieces that keep `forced`, the likeliest first."""
+  found = []
+  for tokens in itertools.product(range(vocab), repeat=length):
+    if any(f not in (-1, t) for f, t in zip(forced, tokens, strict=True)):
+      continue
+    carry, before, total = jnp.zeros(1, jnp.int32), -1, 0.0
+    for token, fixed in zip(tokens, forced, strict=True):
+      carry, logits = step(carry, jnp.array([before]))
+      if fixed < 0:
+        total += float(jax.nn.log_softmax(logits[0])[token])
+      before = token
+    found.append((total, tokens))
+  return sorted(found, reverse=True)
+
+
+def search(step, length, beams, forced):
+  tokens, score = jax.jit(lambda: sampling.beam_search(
+      step, jnp.zeros(1, jnp.int32), jnp.int32(-1), length, beams,
+      forced=jnp.array(forced)))()
+  return np.asarray(tokens), np.asarray(score)
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('forced', [[-1] * 4, [2, -1, 0, -1]])
+def test_a_beam_for_every_beginning_is_exhaustive_search(seed, forced):
+  step = net(seed, 3)
+  want = exhaustive(step, 3, 4, forced)
+  tokens, score = search(step, 4, 27, forced)
+  n = min(27, len(want))
+  np.testing.assert_array_equal(tokens[:n], [t for _, t in want[:n]])
+  np.testing.assert_allclose(score[:n], [s for s, _ in want[:n]], rtol=1e-5)
+  assert np.isneginf(score[n:]).all()
+
+
+def test_one_beam_takes_the_best_token_each_time_and_more_do_no_worse():
+  scores = []
+  for seed in range(8):
+    step = net(seed, 5)
+    tokens, score = search(step, 12, 1, [-1] * 12)
+    greedy = sampling.decode(
+        step, jnp.zeros(1, jnp.int32), jnp.array([-1]), keys_of(1), 12,
+        temperature=0.0)
+    np.testing.assert_array_equal(tokens, greedy)
+    more = search(step, 12, 16, [-1] * 12)[1]
+    assert (np.diff(more) <= 0).all()
+    scores.append((score[0], more[0]))
+  one, more = np.transpose(scores)
+  assert (more >= one - 1e-5).all() and (more > one + 0.1).any()

@@ -98,7 +98,7 @@ def test_flags_give_back_the_values_of_every_type(spec, tmp_path):
 def test_overrides_reach_every_run_and_decide_when_it_is_finished(
     spec, tmp_path):
   for run in plan(spec, tmp_path, overrides=['--config.steps=6']):
-    assert '--config.steps=6' in run.commands[0] and run.steps == 6
+    assert '--config.steps=6' in run.commands[0] and run.config.steps == 6
     finish(run, step=4)
     assert run.metrics() is None
     finish(run, step=6, nll=0.5)
@@ -115,6 +115,40 @@ def test_results_of_another_split_or_torn_ones_do_not_count(spec, tmp_path):
   path = run.folder / 'results.json'
   path.write_text(path.read_text()[:20])
   assert run.metrics() is None
+
+
+def follow(run, *values):
+  """What training leaves behind: an evaluation at each step."""
+  run.folder.mkdir(parents=True, exist_ok=True)
+  config_lib.write(run.config, run.folder / 'config.json')
+  (run.folder / 'metrics.jsonl').write_text(''.join(
+      json.dumps({'step': i + 1, 'eval/nll': v}) + '\n'
+      for i, v in enumerate(values)))
+
+
+def test_the_best_step_is_evaluated_and_finishes_a_run(spec, tmp_path):
+  run, = plan(spec, tmp_path, 'none',
+              overrides=['--config.checkpoint.best=eval/nll'])
+  assert '--step=best' in run.commands[1]
+  finish(run, step=2, nll=0.5)
+  follow(run, 0.7, 0.5, 0.6)  # Of four steps.
+  assert run.metrics() is None
+  follow(run, 0.7, 0.5, 0.6, 0.9)
+  assert run.metrics() == {'eval/nll': 0.5}
+  finish(run, step=4, nll=0.9)
+  assert run.metrics() is None
+  plain, = plan(spec, tmp_path, 'none')
+  assert '--step=best' not in plain.commands[1]
+
+
+def test_a_run_whose_patience_ran_out_is_finished(spec, tmp_path):
+  run, = plan(spec, tmp_path, 'none', overrides=[
+      '--config.checkpoint.best=-eval/nll', '--config.checkpoint.patience=2'])
+  finish(run, step=1, nll=0.7)
+  follow(run, 0.7, 0.5)
+  assert run.metrics() is None
+  follow(run, 0.7, 0.5, 0.6)
+  assert run.metrics() == {'eval/nll': 0.7}
 
 
 @pytest.mark.parametrize('ablations, overrides, message', [

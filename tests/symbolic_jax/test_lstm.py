@@ -491,3 +491,37 @@ def test_primers_that_cannot_be_used_are_refused_with_their_name(tmp_path):
     lstm.prompt(config_of(), 1, primer=low)
   with pytest.raises(errors.UserError, match=r'missing\.mid'):
     lstm.prompt(config_of(), 1, primer=str(tmp_path / 'missing.mid'))
+
+
+# ---------------------------------------------------------------- likelihood
+
+
+def test_the_score_of_a_sample_is_its_likelihood_by_the_network():
+  config, model, state = small()
+  primer = np.tile(chorales.encode(voices_of(3, 4)), (3, 1))
+  for batch in (rows_of(3), rows_of(3, primer=primer), rows_of(
+      3, temperature=np.full(3, 0.5), top_k=np.full(3, 4))):
+    out = model.sample(state, batch, jax.random.key(0))
+    logits = apply(config, state, language_model.shift(out['tokens']))
+    p = jax.nn.log_softmax(logits.at[..., chorales.PAD].set(-jnp.inf))
+    p = np.asarray(jnp.take_along_axis(p, out['tokens'][..., None], 2))[..., 0]
+    start = batch['primer'].shape[1] if 'primer' in batch else 0
+    np.testing.assert_allclose(out['score'], p[:, start:].mean(1), rtol=1e-4)
+
+
+def test_beams_score_higher_than_greedy_and_keep_the_primer():
+  _, model, state = small(length=16)
+  primer = np.pad(chorales.encode(voices_of(3, 2)), (0, 8),
+                  constant_values=-1)
+  for given in ({}, {'primer': np.tile(primer, (2, 1))}):
+    greedy = model.sample(
+        state, rows_of(2, temperature=np.zeros(2), **given), jax.random.key(0))
+    found = model.sample(
+        state, rows_of(2, beams=np.zeros((2, 32)), **given), jax.random.key(0))
+    assert found['tokens'].shape == (2, 16)
+    assert found['score'][0] >= found['score'][1]
+    assert found['score'][0] >= greedy['score'][0] - 1e-5
+    assert (found['tokens'][0] != found['tokens'][1]).any()
+    if given:
+      np.testing.assert_array_equal(found['tokens'][:, :8],
+                                    np.tile(primer[:8], (2, 1)))

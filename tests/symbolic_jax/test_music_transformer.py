@@ -171,6 +171,25 @@ def test_samples_longer_than_the_window_begin_as_short_ones(label):
   np.testing.assert_array_equal(long[:, :32], short)
 
 
+@pytest.mark.parametrize('label', ['base', 'local'])
+def test_one_beam_is_greedy_and_more_are_scored_as_the_network_does(label):
+  config, model, state = (
+      small(block=8) if label == 'base' else ablation(label, block=8))
+  state = without_padding(state)
+  sample = lambda **kwargs: model.sample(
+      state, music_transformer.prompt(config, 1, **kwargs), jax.random.key(1))
+  greedy = sample(temperature=0.0, tokens=40)  # Past the window.
+  one = sample(beams=1, tokens=40)
+  np.testing.assert_array_equal(one['tokens'], greedy['tokens'])
+  np.testing.assert_allclose(one['score'], greedy['score'], rtol=1e-5)
+  found = sample(beams=8)
+  assert found['score'][0] >= sample(beams=1)['score'][0] - 1e-6
+  # The caches followed their beams.
+  rows = {**generate.empty(1), 'tokens': found['tokens']}
+  nll = jax.jit(model.eval_step)(state, rows, jax.random.key(0))['nll']
+  np.testing.assert_allclose(-found['score'][0], nll.compute(), rtol=1e-3)
+
+
 def test_learned_places_end_somewhere():
   config, model, state = ablation('learned')
   with pytest.raises(errors.UserError, match='has 32 places, a sample of 36'):
