@@ -179,6 +179,13 @@ class Transformer(nn.Module):
         (of the first row: the last) by the rest.
       train: with dropout, of the 'dropout' rng.
     """
+    if self.sparse and (self.distances or self.differences or self.local):
+      raise ValueError('sparse attention has no tables of distances or '
+                       'differences and is not local; use learned or rotary '
+                       'places')
+    if self.layers % max(1, len(self.sparse)):
+      raise ValueError(f'layers={self.layers} are no whole number of turns of '
+                       f'{len(self.sparse)} patterns')
     at = jnp.arange(tokens.shape[1]) if caches is None else position[None]
     x = self._embed(tokens, at)
     for n, (ids, count) in enumerate(zip(added, self.added, strict=True)):
@@ -201,7 +208,6 @@ class Transformer(nn.Module):
       if self.differences:
         x, _ = layer(attention=kinds.pop(0), name='first')(
             x, values, train=train)
-      # A table of differences in the first layer is not made for turns.
       part = (layer(attention=turns[0], name='layers') if len(turns) == 1 else
               Round(tuple(turns), layer, name='layers'))
       one = lambda part, x: part(x, train=train)

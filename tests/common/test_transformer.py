@@ -224,3 +224,13 @@ def test_mixed_rows_are_between_a_row_and_the_one_before():
   np.testing.assert_allclose(run([0, 1])[0], plain[1], atol=1e-6)
   np.testing.assert_allclose(run([0.5, 0.5])[0], run([0.5, 0.5])[1], atol=1e-5)
   assert np.abs(run([0.5, 1.0])[0] - plain[0]).max() > 0.01
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'distances': 4}, 'no tables'), ({'differences': (5,)}, 'no tables'),
+    ({'local': True, 'block': 4}, 'not local'),
+    ({'layers': 3}, 'layers=3 are no whole number of turns of 2')])
+def test_sparse_patterns_that_cannot_be_are_refused(changes, message):
+  sparse = tuple(attention.Sparse('fixed', 4, 1, p) for p in ('near', 'far'))
+  with pytest.raises(ValueError, match=message):
+    make(**{'sparse': sparse, 'layers': 2} | changes)
