@@ -81,7 +81,7 @@ def get_config(size: str = 'paper'):
     c.log_every = 1
     c.eval_every = c.sample_every = c.checkpoint.every = 2
     c.num_samples = 2
-    c.model.layers, c.model.length, c.model.stride = 2, 32, 8
+    c.model.layers, c.model.length, c.model.stride = 2, 40, 8
     c.model.heads, c.model.width, c.model.block = 2, 16, 8
     c.model.columns, c.model.warmup, c.model.decay = 2, 2, 8
     c.model.remat, c.model.accumulate = False, 1

@@ -228,7 +228,7 @@ def test_crops_carry_their_prefix_and_their_place():
   for row in rows:
     place = row['place']
     np.testing.assert_array_equal(
-        row['tokens'], [*whole[:3], *whole[3 + place:3 + place + 29]])
+        row['tokens'], [*whole[:3], *whole[3 + place:3 + place + 37]])
     assert row['total'] == len(whole) - 3
 
 
@@ -312,21 +312,21 @@ def test_a_midi_file_is_continued(tmp_path):
   first = notes['start_s'].min()  # Where time begins.
   notes['start_s'] -= first
   notes['end_s'] -= first
-  want = [START, *musenet_tokens.encode(notes)[:15] + 1]
+  want = [START, *musenet_tokens.encode(notes)[:19] + 1]
   batch = musenet.prompt(config, 2, primer=str(path))
   got = model.sample(state, batch, jax.random.key(0))
   for row, notes in zip(np.asarray(got['tokens']), got['notes'], strict=True):
-    np.testing.assert_array_equal(row[:16], want)
+    np.testing.assert_array_equal(row[:20], want)
     assert notes.dtype == midi.NOTE and len(notes) >= 2
   batch = musenet.prompt(config, 2, primer=str(path), composer='bach')
-  np.testing.assert_array_equal(batch['primer'][1, :17], [BACH, *want])
-  assert (batch['primer'][:, 17:] == -1).all()
+  np.testing.assert_array_equal(batch['primer'][1, :21], [BACH, *want])
+  assert (batch['primer'][:, 21:] == -1).all()
 
 
 @pytest.mark.parametrize('options, message', [
     ({'composer': 'chopni'}, 'composer=chopni is unknown.*chopin'),
     ({'instruments': 'paino'}, 'instrument paino is unknown.*piano'),
-    ({'piece_tokens': 8}, 'piece_tokens=8 .*use 0, or 32'),
+    ({'piece_tokens': 8}, 'piece_tokens=8 .*use 0, or 40'),
     ({'temperature': -1.0}, 'temperature'),
     ({'primer': 'none.mid'}, 'primer=none.mid')])
 def test_prompts_that_cannot_work_are_refused(options, message):
