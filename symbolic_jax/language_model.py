@@ -31,16 +31,21 @@ class Network(NamedTuple):
   """Logits of the next token.
 
   Attributes:
-    init: (key, inputs [B, L]) -> params.
-    logits: (params, inputs [B, L], key) -> [B, L, V] after each input; with a
-      key there is dropout.
-    sampler: (params, rows, tokens) -> (carry, step), for pieces of so many
-      tokens; step: (carry, inputs [B]) -> (carry, [B, V]).
+    init: (key, inputs) -> params.
+    logits: (params, inputs, key) -> [B, L, V] after each input; with a key
+      there is dropout. With `mixup` also of mix [B]: how much of its own vector
+      an input keeps, the rest is that of the row before.
+    sampler: (params, rows, tokens, batch) -> (carry, step), for pieces of so
+      many tokens; step: (carry, token [B]) -> (carry, [B, V]).
+    inputs: batch -> inputs, a tree of arrays [B, ...].
+    mixup: a and b of the beta distribution that `mix` is drawn from; 0: none.
   """
 
   init: Callable[..., Any]
   logits: Callable[..., jax.Array]
   sampler: Callable[..., tuple[Any, Callable[..., tuple[Any, jax.Array]]]]
+  inputs: Callable[..., Any] = lambda batch: shift(batch['tokens'])
+  mixup: float = 0.0
 
 
 def shift(tokens):  # [B, L] -> [B, L]: the input that predicts each token.
@@ -174,24 +179,46 @@ def build(config, net: Network, tx: optax.GradientTransformation
   m, kind = config.model, pieces.make(config)
   grammar = kind.grammar
 
-  def score(params, batch, key=None):
-    """Per token [B, L]: nats, whether the best guess is right, whether real."""
+  def score(logits, batch):
+    """Per token [B, L]: nats, whether the best guess is right, whether real.
+
+    A batch may say in `counts` [B, L] that some are there for the others only.
+    """
     tokens = batch['tokens']
-    logits = net.logits(params, shift(tokens), key)
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
     real = (tokens != pieces.PAD) * batch['mask'][:, None]
+    if 'counts' in batch:
+      real *= batch['counts']
     return nll, logits.argmax(-1) == tokens, real
 
   def init(key, batch):
-    params = {'model': net.init(key, shift(batch['tokens'][:1]))}
+    params = {'model': net.init(key, jax.tree.map(
+        lambda x: x[:1], net.inputs(batch)))}
     return model_lib.TrainState.create(
         params, {'model': tx.init(params['model'])})
+
+  def mixed_loss(params, batch, key):
+    """Zhang et al. 2018: two rows' vectors mixed, and their losses likewise."""
+    key, own = jax.random.split(key)
+    mix = jax.random.beta(own, net.mixup, net.mixup, batch['mask'].shape)
+    logits = net.logits(params, net.inputs(batch), key, mix)
+    before = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)
+    parts = []
+    for share, rows in ((mix, batch), (1 - mix, before)):
+      nll, right, real = score(logits, rows)
+      real *= share[:, None]
+      parts.append([(nll * real).sum(), real.sum(), (right * real).sum()])
+    loss, weight, right = map(sum, zip(*parts, strict=True))
+    return loss, (weight, {'right': right})
 
   def train_step(state, batch, key, stage):
     del stage  # One stage only.
 
     def loss_fn(params, batch, key):
-      nll, right, real = score(params, batch, key)
+      if net.mixup:
+        return mixed_loss(params, batch, key)
+      nll, right, real = score(
+          net.logits(params, net.inputs(batch), key), batch)
       return (nll * real).sum(), (real.sum(), {'right': (right * real).sum()})
 
     params = state.params['model']
@@ -207,7 +234,8 @@ def build(config, net: Network, tx: optax.GradientTransformation
   def eval_step(state, batch, key):
     """Nats per token, per event of the kind, and bits per second of music."""
     del key  # Nothing is random.
-    nll, right, real = score(state.params['model'], batch)
+    nll, right, real = score(
+        net.logits(state.params['model'], net.inputs(batch), None), batch)
     total = model_lib.Mean.of(nll, real)
     per = lambda weight: model_lib.Mean(total.total, (weight * real).sum())
     bits = total.total / np.log(2)
@@ -231,9 +259,9 @@ def build(config, net: Network, tx: optax.GradientTransformation
     free = max(m.length - primer.shape[1], 0)
     return jnp.pad(primer, ((0, 0), (0, free)), constant_values=NOTHING)
 
-  def sampler(params, rows, tokens):
+  def sampler(params, rows, tokens, batch):
     """What `sampling` takes: a step of the network and of the grammar."""
-    start, advance = net.sampler(params, rows, tokens)
+    start, advance = net.sampler(params, rows, tokens, batch)
 
     def step(carry, token):
       carry, state = carry
@@ -254,7 +282,8 @@ def build(config, net: Network, tx: optax.GradientTransformation
     primer = primer_of(batch)
     length = primer.shape[1]
     tokens, score = sampling.beam_search(
-        *sampler(params, 1, length), jnp.int32(NOTHING), length, beams,
+        *sampler(params, 1, length, jax.tree.map(lambda x: x[:1], batch)),
+        jnp.int32(NOTHING), length, beams,
         forced=primer[0])
     tokens = tokens[:rows]
     return tokens, per_token(score[:rows], primer, tokens)
@@ -264,7 +293,7 @@ def build(config, net: Network, tx: optax.GradientTransformation
     keys = model_lib.row_keys(key, batch['index'])
     rows = keys.shape[0]
     primer = primer_of(batch)
-    step, carry = sampler(params, rows, primer.shape[1])
+    step, carry = sampler(params, rows, primer.shape[1], batch)
     tokens, scores = sampling.decode_scored(
         step, carry, jnp.full(rows, NOTHING), keys, primer.shape[1],
         forced=primer,

@@ -156,8 +156,8 @@ def build(config) -> model_lib.Model:
     return net.apply({'params': params}, inputs, train=key is not None,
                      rngs=None if key is None else {'dropout': key})[0]
 
-  def sampler(params, rows, tokens):
-    del tokens  # Its state is of one size.
+  def sampler(params, rows, tokens, batch):
+    del tokens, batch  # Its state is of one size, and knows no conditions.
 
     def step(carry, inputs):
       out, carry = net.apply({'params': params}, inputs[:, None], carry)

@@ -77,6 +77,12 @@ def instrument_of(notes) -> np.ndarray:
   return np.where(notes['is_drum'], DRUMS, _FROM_PROGRAM[notes['program']])
 
 
+def is_start(tokens):
+  """Whether each id [...] begins a note."""
+  block = jnp.where((tokens >= 0) & (tokens < WAIT), tokens // 128, 0)
+  return jnp.asarray(_VOLUME)[block] > 0  # Block 0 is of ends.
+
+
 def encode(notes) -> np.ndarray:
   """Music tokens [L] int32 of a table of notes, without a prefix."""
   timeline.check(notes, 0, 127, 'MIDI')

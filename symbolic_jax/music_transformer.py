@@ -66,11 +66,12 @@ def build(config):
                      train=key is not None,
                      rngs=None if key is None else {'dropout': key})[0]
 
-  def sampler(params, rows, tokens):
+  def sampler(params, rows, tokens, batch):
     """A piece longer than those of training is seen through a window.
 
     Sinusoids go on counting there, to places that training never had.
     """
+    del batch  # No conditions.
     if m.place == 'learned' and tokens > net.learned:
       raise errors.UserError(
           f"model.place='learned' has {net.learned} places, a sample of "

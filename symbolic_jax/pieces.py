@@ -4,11 +4,14 @@
              synthetic_chorales (symbolic_jax/chorales.py)
   events     a piano played by hand, to 10 ms: maestro/v3
              (symbolic_jax/events.py)
+  musenet    many instruments, a composer and an ending: maestro/v3, lakh_midi,
+             midi_folder (symbolic_jax/musenet_tokens.py)
 
 Shapes: B rows, L tokens.
 """
 
 import collections
+import contextlib
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ import numpy as np
 
 from common import config as config_lib
 from common import errors, midi
-from symbolic_jax import chorales
+from symbolic_jax import chorales, grammar, musenet_tokens
 from symbolic_jax import events as events_lib
 
 PAD = 0  # In all vocabularies.
@@ -156,10 +159,112 @@ class Performances:
     return {'notes': [self._events.decode(row) for row in np.asarray(tokens)]}
 
 
-KINDS = {'chorales': Chorales, 'events': Performances}
+class Ensembles:
+  """MuseNet's tokens, each one more than its id there, so that 0 is padding.
+
+  A piece is composer, instruments, START, music, END. Which composers there
+  are: `model.composers`, a file for `musenet_tokens.read_composers`, or ''.
+  """
+
+  group = 1
+  vocab = musenet_tokens.VOCAB + 1
+  # What it allows, it allows as ids: one less.
+  grammar = grammar.Grammar(
+      musenet_tokens.GRAMMAR.start,
+      lambda state, tokens: musenet_tokens.GRAMMAR.advance(state, tokens - 1),
+      lambda state: jnp.pad(musenet_tokens.GRAMMAR.allowed(state),
+                            ((0, 0), (1, 0)), constant_values=False))
+  needs = ('model.transpose', 'model.stretch', 'model.volume', 'model.drop',
+           'model.composers')
+
+  def __init__(self, config):
+    m = config.model
+    self._transpose, self._stretch = m.transpose, list(m.stretch)
+    self._volume, self._drop = m.volume, m.drop
+    self.names = (musenet_tokens.read_composers(m.composers) if m.composers
+                  else musenet_tokens.COMPOSERS)
+    self._read = collections.OrderedDict()  # As Performances has it.
+
+  def encode(self, example, rng=None):
+    """With an rng composer and instruments are left out now and then."""
+    notes, parts = self._parts(example)
+    if rng is not None:
+      notes = notes.copy()
+      stretch = self._stretch[rng.integers(len(self._stretch))]
+      notes['start_s'] *= stretch
+      notes['end_s'] *= stretch
+      notes['velocity'] = np.clip(notes['velocity'] + rng.integers(
+          -self._volume, self._volume + 1), 1, 127)
+      pitched = ~notes['is_drum']
+      pitches = notes['pitch'][pitched]
+      down = max(-self._transpose, -pitches.min(initial=127))
+      up = min(self._transpose, 127 - pitches.max(initial=0))
+      notes['pitch'][pitched] += rng.integers(down, up + 1)
+      parts = [x for x in parts if rng.random() >= self._drop]
+    return np.concatenate([
+        parts, [musenet_tokens.START], musenet_tokens.encode(notes),
+        [musenet_tokens.END]]).astype(np.int32) + 1
+
+  def _parts(self, example):
+    """Its notes, and the ids before START."""
+    name = example['id']
+    if name not in self._read:
+      if len(self._read) >= 4096:
+        self._read.popitem(last=False)
+      notes = midi.sustained(midi.parse(example['midi']))
+      if not len(notes):
+        raise errors.UserError(f'{name.decode()} has no notes; leave it out of '
+                               'the data set')
+      parts = [musenet_tokens.instruments_id(musenet_tokens.groups_of(notes))]
+      composer = example.get('canonical_composer', b'')
+      with contextlib.suppress(errors.UserError):  # One who has no token.
+        parts.insert(0, musenet_tokens.composer_id(
+            composer.decode(), self.names))
+      self._read[name] = notes, parts
+    return self._read[name]
+
+  def conditions(self, composer: str, instruments: str) -> np.ndarray:
+    """Tokens of 'chopin' and 'piano, violin', each of which may be empty."""
+    names = [x.strip() for x in instruments.split(',') if x.strip()]
+    return musenet_tokens.prefix(composer, names, self.names)[:-1] + 1
+
+  def primer(self, path, seconds):
+    """START, and the music of a file."""
+    notes = midi.sustained(midi.load(path))
+    if len(notes):
+      first = notes['start_s'].min()
+      notes['start_s'] -= first
+      notes['end_s'] -= first
+    tokens = np.append(musenet_tokens.START, musenet_tokens.encode(notes)) + 1
+    if seconds:  # What sounds there goes on sounding.
+      passed = np.cumsum(np.asarray(self.seconds(tokens), np.float64))
+      tokens = tokens[:np.searchsorted(passed, seconds + 1e-6, side='right')]
+    return tokens.astype(np.int32)
+
+  def count(self, seconds):
+    raise errors.UserError(f'duration_s={seconds} does not work here: notes '
+                           'take no fixed time; use tokens=...')
+
+  def least(self, tokens):
+    return f'{tokens} tokens'
+
+  def seconds(self, tokens):
+    units = tokens - musenet_tokens.WAIT  # Of ids, plus one.
+    is_wait = (units > 0) & (units <= musenet_tokens.LONGEST_WAIT)
+    return jnp.where(is_wait, units / musenet_tokens.UNITS_PER_S, 0.0)
+
+  def events(self, tokens):
+    return {'note': musenet_tokens.is_start(tokens - 1)}
+
+  def shown(self, tokens):
+    return {'notes': [musenet_tokens.decode(row[row > PAD] - 1)
+                      for row in np.asarray(tokens)]}
 
 
-def make(config) -> Chorales | Performances:
+KINDS = {'chorales': Chorales, 'events': Performances, 'musenet': Ensembles}
+
+
+def make(config) -> Chorales | Performances | Ensembles:
   name, length = config.model.tokens, config.model.length
   if name not in KINDS:
     raise errors.UserError(f'model.tokens={name!r} is not one of '
@@ -175,6 +280,6 @@ def make(config) -> Chorales | Performances:
   if missing := [k for k in KINDS[name].needs if k not in known]:
     raise errors.UserError(
         f'model.tokens={name!r} needs {", ".join(missing)}; put them into the '
-        'config, as music_transformer_jsb has them for chorales and '
-        'music_transformer_maestro for events')
+        'config, as music_transformer_jsb has them for chorales, '
+        'music_transformer_maestro for events and musenet_maestro for musenet')
   return KINDS[name](config)

@@ -700,7 +700,8 @@ def preprocess(config):
 
 def prompt(config, count, *, temperature: float = 1.0, top_k: int = 0,
            top_p: float = 1.0, pitch: int = -1, instrument_family: int = -1,
-           digit: int = -1, audio: str = '', start_s: float = 0.0, end_s: float = 0.0):
+           digit: int = -1, audio: str = '', start_s: float = 0.0,
+           end_s: float = 0.0):
   """How to draw codes, for what pitch and instrument, and a sound to mend.
 
   temperature: 1 draws from the model, lower is safer, 0 takes the best.

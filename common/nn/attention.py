@@ -14,10 +14,13 @@ logits in three ways, alone or together:
 Queries are taken in blocks, and a block's logits are computed again for the
 gradient: what is alive is [B, H, block, L], never [L, L], and nothing at all of
 size L x L x D. A block is given only the keys that it may see, which halves the
-work. With `local`, these are its own block and the one before it.
+work. With `local`, these are its own block and the one before it. With a
+`Sparse` pattern (Child et al. 2019) a query sees about 2 sqrt(L) keys, and no
+more than twice as many logits exist.
 
 Shapes: B rows, L tokens, H heads, D width of a head's queries and keys, E of
-its values, M distances, R differences, W places of a cache.
+its values, M distances, R differences, W places of a cache, S the stride of a
+sparse pattern, N its blocks of S, K keys that a block may see.
 """
 
 import functools
@@ -35,6 +38,39 @@ NEVER = -1e9  # A logit that is not attended to.
 class Relation(NamedTuple):
   table: jax.Array  # [H, R, D]
   values: jax.Array  # [B, L] int32, those of the keys.
+
+
+class Sparse(NamedTuple):
+  """Which keys up to its own a query sees: some near ones, and some far ones.
+
+  strided  near: the last S, itself among them; far: itself and every S-th
+           before. For what is regular.
+  fixed    near: its block of S; far: `columns` places of every block, for the
+           first head the last ones, for the next head those before, and so on
+           from the end again. For text and music.
+  """
+
+  kind: str  # 'strided' or 'fixed'.
+  stride: int  # S
+  columns: int = 1  # Divides S; of 'fixed' only.
+  # 'near', 'far', 'both' at once, or 'heads': near for the first half of the
+  # heads, far for the others.
+  part: str = 'both'
+
+  def sees(self, query, key, head):
+    """Whether it is near, and whether it is far: arrays of places, of heads."""
+    if self.kind == 'strided':
+      near = query - key < self.stride
+      far = (query - key) % self.stride == 0
+    else:
+      near = query // self.stride == key // self.stride
+      from_end = self.stride - 1 - key % self.stride
+      far = from_end // self.columns == self._columns_of(head)
+    there = (key >= 0) & (key <= query)
+    return near & there, far & there
+
+  def _columns_of(self, head):
+    return head % (self.stride // self.columns)
 
 
 def skew(x):
@@ -97,10 +133,80 @@ def _attend(q, k, v, rows, relations, key, dropout):
     logits += jnp.take_along_axis(by_difference, at, axis=3)
   ahead = jnp.arange(m)[None] - jnp.arange(m - n, m)[:, None]  # [n, m]
   weights = _softmax(logits, (ahead <= 0)[None, None], q.shape[3])
-  if key is not None and dropout:
-    keep = jax.random.bernoulli(key, 1 - dropout, weights.shape)
-    weights = jnp.where(keep, weights / (1 - dropout), 0.0)
+  weights = _drop(weights, key, dropout)
   return jnp.einsum('bhnm,bmhe->bnhe', weights.astype(v.dtype), v)
+
+
+def sparse_causal(q, k, v, sparse: Sparse, *, key=None, dropout: float = 0.0):
+  """`causal` over a pattern's keys; a query that may see none gets zeros.
+
+  Only 'fixed' with 'far' alone has such queries: those before the first
+  columns. There are no tables of relative positions here: rotate, or add
+  places to the inputs.
+  """
+  length, heads = q.shape[1:3]
+  pad = -length % sparse.stride  # After all others: no query sees them.
+  q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0)))
+             for x in (q, k, v))
+  parts = [(sparse.part, 0, heads)]
+  if sparse.part == 'heads':
+    parts = [('near', 0, heads // 2), ('far', heads // 2, heads)]
+  out = []
+  for part, first, end in parts:
+    some = slice(first, end)
+    out.append(_attend_sparse(
+        q[:, :, some], k[:, :, some], v[:, :, some],
+        None if key is None else jax.random.fold_in(key, first),
+        sparse._replace(part=part), first, dropout))
+  return jnp.concatenate(out, 2)[:, :length]
+
+
+@functools.partial(jax.checkpoint, static_argnums=(4, 5, 6), prevent_cse=False)
+def _attend_sparse(q, k, v, key, sparse, first_head, dropout):
+  """All blocks at once: logits of near keys, of far ones, and one softmax."""
+  s, (rows, length, heads, width) = sparse.stride, q.shape
+  n = length // s
+  q, k, v = (x.reshape(rows, n, s, heads, -1) for x in (q, k, v))
+  place = jnp.arange(length).reshape(n, s)
+  head = first_head + jnp.arange(heads)[:, None, None, None]
+  sees = functools.partial(sparse.sees, place[None, :, :, None], head=head)
+  parts = []  # Forms of keys and values, these, and [H, N, S, K] who sees.
+  if sparse.part in ('near', 'both'):
+    near_k, near_v, at = k, v, place
+    if sparse.kind == 'strided':  # The block before as well.
+      near_k, near_v = (jnp.concatenate([jnp.pad(
+          x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))), x], 2)
+                        for x in (k, v))
+      at = jnp.concatenate([place - s, place], 1)
+    parts.append(('bnkh', near_k, near_v, sees(key=at[None, :, None])[0]))
+  if sparse.part in ('far', 'both'):
+    if sparse.kind == 'strided':  # Those at the same place of their block.
+      far, at = ('bksh', k, v), place.T[None, None]
+    else:
+      c = sparse.columns
+      column = (s - (sparse._columns_of(head).reshape(1, -1) + 1) * c
+                + jnp.arange(c)[:, None])  # [c, H]
+      far = ('bkh', *(jnp.take_along_axis(
+          x, column[None, None, :, :, None], axis=2).reshape(
+              rows, n * c, heads, -1) for x in (k, v)))
+      at = (place[:, :1, None] + column[None]).reshape(n * c, heads)
+      at = at.T[:, None, None]
+    near, is_far = sees(key=at)
+    # Those that are near as well are there already.
+    parts.append((*far, is_far & ~near if len(parts) else is_far))
+  logits = [_dot(f'bnshd,{form}d->bhnsk', q, keys)
+            for form, keys, _, _ in parts]
+  seen = [jnp.broadcast_to(x, (heads, *y.shape[2:]))
+          for (*_, x), y in zip(parts, logits, strict=True)]
+  weights = _softmax(jnp.concatenate(logits, -1),
+                     jnp.concatenate(seen, -1)[None], width)
+  weights = _drop(weights, key, dropout).astype(v.dtype)
+  out, start = 0.0, 0
+  for (form, _, values, _), y in zip(parts, logits, strict=True):
+    end = start + y.shape[-1]
+    out += jnp.einsum(f'bhnsk,{form}e->bnshe', weights[..., start:end], values)
+    start = end
+  return out.reshape(rows, length, heads, -1)
 
 
 def across(q, k, v, mask):
@@ -137,7 +243,8 @@ class Cache:
 
 
 def step(cache: Cache, q, k, v, position, *, table=None, relations=(),
-         block: int = 0, local: bool = False, clip: bool = False):
+         block: int = 0, local: bool = False, clip: bool = False,
+         sparse: Sparse | None = None):
   """`causal` for one token at `position`, over those in the cache and itself.
 
   Args:
@@ -146,6 +253,7 @@ def step(cache: Cache, q, k, v, position, *, table=None, relations=(),
     position: scalar, its place in the sequence.
     table, block, local, clip: as `causal` has them.
     relations: here with `values` [B] of this token.
+    sparse: instead of `causal` the pattern of `sparse_causal`.
 
   Returns:
     [B, H, E] and the cache with this token in it.
@@ -157,9 +265,14 @@ def step(cache: Cache, q, k, v, position, *, table=None, relations=(),
       tuple(old.at[:, slot].set(r.values)
             for old, r in zip(cache.values, relations, strict=True)))
   distance = position - cache.at  # [W]
-  seen = cache.at >= 0
+  seen = (cache.at >= 0)[None]  # [1 or H, W]
   if local:
-    seen &= position // block - cache.at // block <= 1
+    seen &= (position // block - cache.at // block <= 1)[None]
+  if sparse:
+    head = jnp.arange(q.shape[1])[:, None]
+    near, far = sparse.sees(position, cache.at[None], head)
+    seen &= {'near': near, 'far': far, 'both': near | far, 'heads': jnp.where(
+        head < q.shape[1] // 2, near, far)}[sparse.part]
   logits = _dot('bhd,bwhd->bhw', q, cache.k)
   if table is not None:  # Products by distance, then each key's.
     row = table.shape[1] - 1 - distance
@@ -171,7 +284,7 @@ def step(cache: Cache, q, k, v, position, *, table=None, relations=(),
     at = _difference(relation.values[:, None], others, relation.table.shape[1])
     at = jnp.broadcast_to(at[:, None], logits.shape)
     logits += jnp.take_along_axis(by_difference, at, axis=2)
-  weights = _softmax(logits, seen[None, None], q.shape[2])
+  weights = _softmax(logits, seen[None], q.shape[2])
   return jnp.einsum('bhw,bwhe->bhe', weights.astype(v.dtype), cache.v), cache
 
 
@@ -193,7 +306,15 @@ def _dot(form, a, b):
 def _softmax(logits, seen, width):
   """Float32, whatever the logits are; the relative ones are scaled as well."""
   logits = logits / math.sqrt(width)
-  return jax.nn.softmax(jnp.where(seen, logits, NEVER), -1)
+  weights = jax.nn.softmax(jnp.where(seen, logits, NEVER), -1)
+  return jnp.where(seen, weights, 0.0)  # Zeros too where nothing is seen.
+
+
+def _drop(weights, key, rate):
+  if key is None or not rate:
+    return weights
+  keep = jax.random.bernoulli(key, 1 - rate, weights.shape)
+  return jnp.where(keep, weights / (1 - rate), 0.0)
 
 
 def _rows(table, length, clip):

@@ -4,15 +4,18 @@ As tensor2tensor has it, which the Music Transformer was trained with: layer
 norm before each part and once at the end, no biases in the projections, values
 as wide as the residual stream whatever the width of the queries, input and
 output tables apart and drawn with standard deviation 1 / sqrt(width), inputs
-times sqrt(width). In training the layers are one `nn.scan`: their parameters
-have a leading axis, and compile time does not grow with depth. Token by token
-they are apart (`for_steps`), so that caches are changed where they lie.
+times sqrt(width). Sparse patterns, the other activation and smaller kernels of
+outputs are those of Child et al. 2019. In training the layers are one
+`nn.scan`: their parameters have a leading axis, and compile time does not grow
+with depth. Token by token they are apart (`for_steps`), so that caches are
+changed where they lie.
 
 Shapes: B rows, L tokens, V vocabulary, C width of the residual stream.
 """
 
 import functools
 import math
+import types
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +25,9 @@ import jax.numpy as jnp
 from common.nn import attention
 
 NOTHING = -1  # As an input token: a zero vector.
+
+_ACTIVATIONS = types.MappingProxyType({
+    'relu': nn.relu, 'gelu': lambda x: x * nn.sigmoid(1.702 * x)})
 
 # How a token's place enters its vector. T2T adds a sinusoid in the relative
 # model too.
@@ -39,6 +45,8 @@ class Attention(nn.Module):
   block: int = 0
   local: bool = False
   clip: bool = False
+  sparse: attention.Sparse | None = None  # Then no tables, blocks or `local`.
+  output_scale: float = 1.0
   dropout: float = 0.0
   dtype: Any = jnp.float32
 
@@ -62,19 +70,26 @@ class Attention(nn.Module):
     if self.rotary:
       at = jnp.arange(x.shape[1]) if cache is None else position[None]
       q, k = attention.rotate(q, at), attention.rotate(k, at)
-    if cache is None:
+    if cache is None and self.sparse:
+      y = attention.sparse_causal(q, k, v, self.sparse, key=self._key(train),
+                                  dropout=self.dropout)
+    elif cache is None:
       relations = [attention.Relation(*r)
                    for r in zip(tables, values, strict=True)]
-      key = self.make_rng('dropout') if train and self.dropout else None
-      y = attention.causal(q, k, v, relations=relations, key=key,
+      y = attention.causal(q, k, v, relations=relations, key=self._key(train),
                            dropout=self.dropout, **options)
     else:
       relations = [attention.Relation(t, r[:, 0])
                    for t, r in zip(tables, values, strict=True)]
       y, cache = attention.step(cache, q[:, 0], k[:, 0], v[:, 0], position,
-                                relations=relations, **options)
+                                relations=relations, sparse=self.sparse,
+                                **options)
     y = y.reshape(*x.shape[:2], features)
-    return _dense(features, 'output', self.dtype)(y), cache
+    return _dense(features, 'output', self.dtype,
+                  scale=self.output_scale)(y), cache
+
+  def _key(self, train):
+    return self.make_rng('dropout') if train and self.dropout else None
 
   def _project(self, name, x, width):
     y = _dense(width, name, self.dtype)(x)
@@ -86,6 +101,8 @@ class Layer(nn.Module):
 
   attention: dict[str, Any]
   feed_forward: int
+  activation: str = 'relu'  # Or 'gelu'.
+  output_scale: float = 1.0  # Of the kernels that write to the stream.
   dropout: float = 0.0
   dtype: Any = jnp.float32
 
@@ -93,14 +110,29 @@ class Layer(nn.Module):
   def __call__(self, x, values=(), cache=None, position=None, train=False):
     drop = functools.partial(nn.Dropout(self.dropout), deterministic=not train)
     y = _norm('norm_attention', self.dtype)(x)
-    y, cache = Attention(**self.attention, dropout=self.dropout,
-                         dtype=self.dtype, name='attention')(
-                             y, values, cache, position, train)
+    y, cache = Attention(**self.attention, output_scale=self.output_scale,
+                         dropout=self.dropout, dtype=self.dtype,
+                         name='attention')(y, values, cache, position, train)
     x += drop(y)
     y = _norm('norm_feed_forward', self.dtype)(x)
-    y = nn.relu(_dense(self.feed_forward, 'inner', self.dtype, bias=True)(y))
-    y = _dense(x.shape[-1], 'outer', self.dtype, bias=True)(drop(y))
+    y = _ACTIVATIONS[self.activation](
+        _dense(self.feed_forward, 'inner', self.dtype, bias=True)(y))
+    y = _dense(x.shape[-1], 'outer', self.dtype, bias=True,
+               scale=self.output_scale)(drop(y))
     return x + drop(y), cache
+
+
+class Round(nn.Module):
+  """Layers that differ in their attention, one after the other."""
+
+  attentions: tuple[dict[str, Any], ...]
+  layer: Any  # `Layer` but for its attention.
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    for n, kind in enumerate(self.attentions):
+      x, _ = self.layer(attention=kind, name=f'turn_{n}')(x, train=train)
+    return x, None
 
 
 class Transformer(nn.Module):
@@ -121,6 +153,10 @@ class Transformer(nn.Module):
   block: int = 0
   local: bool = False
   clip: bool = False
+  sparse: tuple[attention.Sparse, ...] = ()  # Layers take turns.
+  added: tuple[int, ...] = ()  # Sizes of further tables of vectors of inputs.
+  activation: str = 'relu'
+  output_scale: float = 1.0
   dropout: float = 0.0
   remat: bool = False  # Keep a layer's input only, and compute it twice.
   stacked: bool = True  # One scan of all layers.
@@ -128,7 +164,7 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(self, tokens, values=(), caches=None, position=None,
-               train=False):
+               added=(), mix=None, train=False):
     """[B, L] -> logits [B, L, V] in float32, and the caches if there are any.
 
     Args:
@@ -137,30 +173,49 @@ class Transformer(nn.Module):
       caches: `empty_caches`, for one token at a time; L is 1, and the layers
         are not stacked.
       position: scalar, the place of that token.
+      added: rows of the tables in `added`, [B, L] int32 each, NOTHING for a
+        zero vector.
+      mix: [B] or None: a row's vectors by this, and those of the row before
+        (of the first row: the last) by the rest.
       train: with dropout, of the 'dropout' rng.
     """
+    if self.sparse and (self.distances or self.differences or self.local):
+      raise ValueError('sparse attention has no tables of distances or '
+                       'differences and is not local; use learned or rotary '
+                       'places')
+    if self.layers % max(1, len(self.sparse)):
+      raise ValueError(f'layers={self.layers} are no whole number of turns of '
+                       f'{len(self.sparse)} patterns')
     at = jnp.arange(tokens.shape[1]) if caches is None else position[None]
     x = self._embed(tokens, at)
+    for n, (ids, count) in enumerate(zip(added, self.added, strict=True)):
+      x += self._vectors(f'added_{n}', ids, count, self.width)
+    if mix is not None:
+      mix = mix[:, None, None].astype(x.dtype)
+      x = mix * x + (1 - mix) * jnp.roll(x, 1, axis=0)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     layer = functools.partial(
-        Layer, feed_forward=self.feed_forward, dropout=self.dropout,
-        dtype=self.dtype)
+        Layer, feed_forward=self.feed_forward, activation=self.activation,
+        output_scale=self.output_scale, dropout=self.dropout, dtype=self.dtype)
     options = {'heads': self.heads, 'width': self.attention_width,
                'distances': self.distances, 'rotary': self.rotary,
                'block': self.block, 'local': self.local, 'clip': self.clip}
-    kinds = [options | ({'differences': self.differences} if not n else {})
+    turns = [options | {'sparse': sparse} for sparse in self.sparse or (None,)]
+    kinds = [turns[n % len(turns)]
+             | ({'differences': self.differences} if not n else {})
              for n in range(self.layers)]
     if self.stacked:
       if self.differences:
         x, _ = layer(attention=kinds.pop(0), name='first')(
             x, values, train=train)
-      one = lambda layer, x: layer(x, train=train)
+      part = (layer(attention=turns[0], name='layers') if len(turns) == 1 else
+              Round(tuple(turns), layer, name='layers'))
+      one = lambda part, x: part(x, train=train)
       if self.remat:
         one = nn.remat(one, prevent_cse=False)
       x, _ = nn.scan(one, variable_axes={'params': 0},
                      split_rngs={'params': True, 'dropout': True},
-                     length=len(kinds))(
-                         layer(attention=options, name='layers'), x)
+                     length=len(kinds) // len(turns))(part, x)
     else:
       out = []
       for n, (kind, cache) in enumerate(zip(kinds, caches, strict=True)):
@@ -180,9 +235,12 @@ class Transformer(nn.Module):
     """The same network with its layers apart, and its parameters."""
     params = dict(params)
     stack = params.pop('layers')
-    first = [params.pop('first')] if self.differences else []
-    layers = first + [jax.tree.map(lambda x, n=n: x[n], stack)
-                      for n in range(self.layers - len(first))]
+    layers = [params.pop('first')] if self.differences else []
+    turns = max(1, len(self.sparse))
+    for n in range(self.layers - len(layers)):
+      layers.append(jax.tree.map(
+          lambda x, n=n: x[n // turns],
+          stack[f'turn_{n % turns}'] if turns > 1 else stack))
     return self.clone(stacked=False), params | {
         f'layer_{n}': layer for n, layer in enumerate(layers)}
 
@@ -231,9 +289,10 @@ def sinusoid(positions, width: int):
   return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], 1)
 
 
-def _dense(features, name, dtype, bias=False):
+def _dense(features, name, dtype, bias=False, scale=1.0):
   return nn.Dense(features, use_bias=bias, dtype=dtype, name=name,
-                  kernel_init=nn.initializers.glorot_uniform())
+                  kernel_init=nn.initializers.variance_scaling(
+                      scale**2, 'fan_avg', 'uniform'))  # Glorot's, at scale 1.
 
 
 def _norm(name, dtype):

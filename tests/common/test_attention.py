@@ -220,3 +220,109 @@ def test_bfloat16_inputs_have_float32_weights():
   assert got.dtype == jnp.bfloat16
   np.testing.assert_allclose(got.astype(np.float32), naive(
       *inputs(), table=draw(H, L, D)), atol=0.1)
+
+
+# Of 13 tokens, which no stride divides.
+SPARSE = [attention.Sparse(*x) for x in (
+    ('strided', 4, 1, 'near'), ('strided', 4, 1, 'far'),
+    ('strided', 4, 1, 'both'), ('strided', 4, 1, 'heads'),
+    ('strided', 20, 1, 'both'), ('fixed', 4, 2, 'near'),
+    ('fixed', 4, 1, 'far'), ('fixed', 6, 3, 'both'), ('fixed', 4, 2, 'heads'),
+    ('fixed', 20, 4, 'both'))]
+
+
+def sees(sparse, i, j, head, heads=H):
+  """As published, one pair after the other."""
+  kind, s, c, part = sparse
+  if j > i:
+    return False
+  if kind == 'strided':
+    near, far = i - j in range(s), (i - j) % s == 0
+  else:
+    end = s - c * (head % (s // c))
+    near, far = i // s == j // s, j % s in range(end - c, end)
+  if part == 'heads':
+    part = 'near' if head < heads // 2 else 'far'
+  return {'near': near, 'far': far, 'both': near or far}[part]
+
+
+def dense(sparse, q, k, v):
+  """All pairs, in float64, with those that are not seen left out."""
+  q, k, v = (x.astype(np.float64) for x in (q, k, v))
+  seen = np.array([[[sees(sparse, i, j, h) for j in range(L)]
+                    for i in range(L)] for h in range(H)])
+  logits = np.einsum('bihd,bjhd->bhij', q, k) / math.sqrt(D)
+  weights = np.exp(logits) * seen
+  weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
+  return np.einsum('bhij,bjhe->bihe', weights, v)
+
+
+def test_the_patterns_are_the_published_ones():
+  seen = lambda sparse, i, head=0: [
+      j for j in range(16) if sees(sparse, i, j, head, 4)]
+  strided, fixed = (lambda part, kind=kind: attention.Sparse(kind, 4, 1, part)
+                    for kind in ('strided', 'fixed'))
+  assert seen(strided('near'), 9) == [6, 7, 8, 9]
+  assert seen(strided('far'), 9) == [1, 5, 9]
+  assert seen(strided('both'), 9) == [1, 5, 6, 7, 8, 9]
+  assert seen(fixed('near'), 9) == [8, 9]
+  assert seen(fixed('far'), 9) == [3, 7]
+  assert seen(fixed('far'), 9, head=1) == [2, 6]
+  assert seen(fixed('both'), 15) == [3, 7, 11, 12, 13, 14, 15]
+
+
+@pytest.mark.parametrize('sparse', SPARSE, ids=str)
+def test_sparse_patterns_give_what_a_mask_of_all_pairs_gives(sparse):
+  got = jax.jit(attention.sparse_causal, static_argnums=3)(*inputs(), sparse)
+  np.testing.assert_allclose(got, dense(sparse, *inputs()), atol=1e-5)
+
+
+@pytest.mark.parametrize('sparse', SPARSE, ids=str)
+def test_sparse_patterns_step_by_step_are_the_same(sparse):
+  q, k, v = inputs()
+  want = dense(sparse, q, k, v)
+  step = jax.jit(lambda *args: attention.step(*args, sparse=sparse))
+  cache = attention.Cache.empty(B, L + 3, H, D, E)
+  for i in range(L):
+    got, cache = step(cache, q[:, i], k[:, i], v[:, i], jnp.int32(i))
+    np.testing.assert_allclose(got, want[:, i], atol=1e-5)
+
+
+@pytest.mark.parametrize('sparse', SPARSE, ids=str)
+def test_gradients_reach_exactly_what_a_pattern_sees(sparse):
+  q, k, v = (x[:1] for x in inputs())
+  by_value, by_key = jax.jit(jax.jacobian(
+      lambda v, k: attention.sparse_causal(q, k, v, sparse)[0, :, :, 0],
+      argnums=(0, 1)))(v, k)  # [L, H] by [1, L, H, .]
+  for h in range(H):
+    want = [[sees(sparse, i, j, h) for j in range(L)] for i in range(L)]
+    found = by_value[:, h, 0, :, h, 0] != 0
+    np.testing.assert_array_equal(found, want)
+    by_pair = np.abs(by_key[:, h, 0, :, h]).max(-1)
+    assert np.isfinite(by_pair).all()
+    assert not by_pair[~np.array(want)].any()
+    others = np.delete(by_value[:, h, 0], h, axis=2)
+    assert not others.any()
+
+
+@pytest.mark.parametrize('kind, columns, keys', [
+    ('strided', 1, 2 * 64 + 64), ('fixed', 8, 64 + 8 * 64)])
+def test_sparse_logits_are_few(kind, columns, keys):
+  length, heads, width = 4096, 2, 16
+  sparse = attention.Sparse(kind, 64, columns)
+  q = jax.ShapeDtypeStruct((1, length, heads, width), jnp.float32)
+  found = max(sizes(jax.make_jaxpr(jax.grad(
+      lambda q: attention.sparse_causal(q, q, q, sparse).sum()))(q).jaxpr))
+  assert found == heads * length * keys
+  assert found < heads * length**2 / 6
+
+
+def test_sparse_weights_are_dropped_too():
+  q, k, _ = inputs()
+  ones = np.ones((B, L, H, 1), np.float32)
+  sparse = attention.Sparse('fixed', 4, 2)
+  drawn = jax.jit(jax.vmap(lambda n: attention.sparse_causal(
+      q, k, ones, sparse, key=jax.random.key(n), dropout=0.25)))(
+          jnp.arange(300))
+  np.testing.assert_allclose(drawn.mean(0), 1, atol=0.2)
+  assert np.abs(drawn[0] - 1).max() > 0.05

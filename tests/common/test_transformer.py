@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common import optim
-from common.nn import transformer
+from common.nn import attention, transformer
 
 SMALL = {'vocab': 17, 'width': 32, 'layers': 3, 'heads': 4,
          'attention_width': 16, 'feed_forward': 24}
@@ -24,6 +24,15 @@ KINDS = {
     'voices': {'place': 'concatenated', 'voices': 4, 'distances': 8},
     'differences': {'differences': (9, 11), 'distances': 8},
     'local': {'local': True, 'block': 3, 'distances': 6},
+    'strided': {'sparse': (attention.Sparse('strided', 4),),
+                'place': 'learned', 'learned': 12},
+    'strided in turns': {
+        'sparse': (attention.Sparse('strided', 4, 1, 'near'),
+                   attention.Sparse('strided', 4, 1, 'far')),
+        'layers': 4, 'remat': True, 'rotary': True},
+    'fixed by heads': {'sparse': (attention.Sparse('fixed', 4, 2, 'heads'),),
+                       'activation': 'gelu'},
+    'added': {'added': (12, 5)},
     'remat, in blocks': {'remat': True, 'block': 4, 'distances': 8},
 }
 
@@ -33,7 +42,15 @@ def make(**kwargs):
   tokens = np.random.default_rng(0).integers(0, 17, (2, 12)).astype(np.int32)
   values = tuple(np.random.default_rng(i).integers(0, 9, (2, 12)).astype(
       np.int32) for i, _ in enumerate(net.differences))
-  return net, net.init(jax.random.key(0), tokens, values), tokens, values
+  params = jax.jit(net.init)(jax.random.key(0), tokens, values,
+                             added=added_of(net))
+  return net, params, tokens, values
+
+
+def added_of(net):
+  """Rows of the added tables, some of them none."""
+  return tuple(np.random.default_rng(n).integers(-1, n, (2, 12)).astype(
+      np.int32) for n in net.added)
 
 
 @pytest.mark.parametrize('config, count', [
@@ -67,16 +84,17 @@ def test_parts_of_a_layer_have_their_counts():
 @pytest.mark.parametrize('kind', KINDS)
 def test_one_token_at_a_time_gives_the_logits_of_all(kind):
   net, params, tokens, values = make(**KINDS[kind])
-  whole, none = net.apply(params, tokens, values)
+  added = added_of(net)
+  whole, none = jax.jit(net.apply)(params, tokens, values, added=added)
   assert none is None and whole.dtype == jnp.float32
   caches = net.empty_caches(2, 12)
   single, apart = net.for_steps(params['params'])
-  step = jax.jit(lambda c, t, v, i: single.apply(
-      {'params': apart}, t, v, c, i))
+  step = jax.jit(lambda c, t, v, i, a: single.apply(
+      {'params': apart}, t, v, c, i, a))
   for i in range(12):
     at = slice(i, i + 1)
     got, caches = step(caches, tokens[:, at], tuple(v[:, at] for v in values),
-                       jnp.int32(i))
+                       jnp.int32(i), tuple(x[:, at] for x in added))
     np.testing.assert_allclose(got[:, 0], whole[:, i], atol=2e-5)
 
 
@@ -181,3 +199,38 @@ def test_the_learning_rate_rises_and_falls_as_in_tensor2tensor(
     width, step, rate):
   got = optim.inverse_root(2.0, width, 8000)(jnp.int32(step))
   np.testing.assert_allclose(got, rate, rtol=5e-4)
+
+
+def test_smaller_outputs_are_drawn_smaller_and_nothing_else_is():
+  plain, small = (make(output_scale=scale)[1]['params'] for scale in (1, 0.25))
+
+  def check(path, a, b):
+    name = jax.tree_util.keystr(path)
+    smaller = name.endswith(("['output']['kernel']", "['outer']['kernel']"))
+    np.testing.assert_allclose(b, a * (0.25 if smaller else 1), rtol=1e-5,
+                               err_msg=name)
+    return smaller
+
+  found = jax.tree_util.tree_map_with_path(check, plain, small)
+  assert sum(jax.tree.leaves(found)) == 2
+
+
+def test_mixed_rows_are_between_a_row_and_the_one_before():
+  net, params, tokens, _ = make(layers=1, place='none')
+  apply = jax.jit(net.apply)
+  run = lambda mix: apply(params, tokens, mix=jnp.array(mix, 'float32'))[0]
+  plain = apply(params, tokens)[0]
+  np.testing.assert_allclose(run([1, 1]), plain, atol=1e-6)
+  np.testing.assert_allclose(run([0, 1])[0], plain[1], atol=1e-6)
+  np.testing.assert_allclose(run([0.5, 0.5])[0], run([0.5, 0.5])[1], atol=1e-5)
+  assert np.abs(run([0.5, 1.0])[0] - plain[0]).max() > 0.01
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'distances': 4}, 'no tables'), ({'differences': (5,)}, 'no tables'),
+    ({'local': True, 'block': 4}, 'not local'),
+    ({'layers': 3}, 'layers=3 are no whole number of turns of 2')])
+def test_sparse_patterns_that_cannot_be_are_refused(changes, message):
+  sparse = tuple(attention.Sparse('fixed', 4, 1, p) for p in ('near', 'far'))
+  with pytest.raises(ValueError, match=message):
+    make(**{'sparse': sparse, 'layers': 2} | changes)
