@@ -1,12 +1,12 @@
-"""Jukebox's codec at its paper's size: encoding and decoding against real time,
-and what the spectral loss costs of a training step.
+"""Jukebox's networks of the paper's size: encoding and decoding against real
+time, and what the spectral loss costs of a training step.
 
-  python benchmarks/jukebox_codec.py [--batch_size=1] [--seconds=6]
+  python benchmarks/jukebox_codec.py [--samples=131072] [--batch_size=1]
+      [--seconds=6] [--dtype=bfloat16]
 
 Random weights: speed does not depend on them. Times are the least of three
 rounds; the floor of a level is XLA's count of operations at the rate of a large
-product of matrices in the same run. An encoder reads the levels in one pass, so
-each is also timed alone.
+product of matrices in the same run; of the lookup it counts one block.
 """
 
 import time

@@ -60,7 +60,7 @@ def get_config(size: str = 'paper'):
   c.batch_size = 256
   c.steps = 384_618
   c.model.ema_decay = 0.0  # 0: 1 - batch_size / 8000, as released.
-  c.model.remat = False  # True: less memory, a third more time.
+  c.model.remat = False  # True: units are computed again for gradients.
   c.model.window = 2**20  # Samples at a time, of sounds of any length.
   c.eval_every = c.sample_every = c.checkpoint.every = 5000
   if size == 'small_vqvae':
