@@ -99,6 +99,10 @@ def open_weights(path: str):
   from common import tf_checkpoint, torch_checkpoint
   if pathlib.Path(path).is_file():
     return torch_checkpoint.Checkpoint(path)
+  if not pathlib.Path(f'{path}.index').is_file():
+    raise errors.UserError(
+        f'--weights={path}: there is no such file of PyTorch, and no '
+        f'{path}.index of TensorFlow, of which give the name without .index')
   return tf_checkpoint.Checkpoint(path)  # The common part of several names.
 
 

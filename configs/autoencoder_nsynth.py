@@ -30,7 +30,7 @@ def get_config(size: str = 'paper'):
   c.model.frames = c.model.bins = 0  # Of those that take them.
   c.model.n_fft = 1024
   c.model.hop = 256
-  c.model.bands = 0  # Of those that have bands; 0: their default.
+  c.model.bands = 0  # Of those that have them; 0: their default.
   c.model.bands_per_octave = 0
   c.model.iterations = 1000  # Of Griffin-Lim.
   c.model.range = 'top_db'
