@@ -165,7 +165,7 @@ def for_rows(mean: Range, rows: int) -> Range:
 def check(config) -> None:
   """One sentence for each setting that cannot work."""
   c = config.model
-  pictures.check(_neutral(config))
+  pictures.check_clips(config)
   if c.representation == 'complex':
     raise errors.UserError(
         "model.representation='complex' has no magnitude whose range could be "
@@ -178,24 +178,19 @@ def check(config) -> None:
       raise errors.UserError(f'model.{name}={c[name]} is not above 0')
 
 
-def preprocess(config):
-  """A clip from its start, padded or cut; no change of its level."""
-  return pictures.preprocess(config)
+def prompt(config, count, *, audio: str = '', temperature: float = 1.0,
+           pitch: int = -1, instrument_family: int = -1, digit: int = -1):
+  """Sounds of the model's own, or a given sound through it and back.
 
-
-def prompt(config, count, audio, temperature, **given):
-  """A batch of `count` rows: see the `prompt` of the models."""
+  audio: a sound file to reconstruct; one that is longer than a clip is cut
+    into clips, a row each, until there are as many rows as asked for.
+  temperature: of the latents that are drawn; 0 is their mean.
+  pitch, instrument_family, digit: labels, if the model was trained with them.
+    Those of a sound have to be given; else the default is the middle C, or 0.
+  """
   if temperature < 0:
     raise errors.UserError(f'--prompt=temperature={temperature} is below 0')
   batch = pictures.prompt(
-      config, count, audio, make(config, (1, 1)).hop, **given)
+      config, count, audio, make(config, (1, 1)).hop, pitch=pitch,
+      instrument_family=instrument_family, digit=digit)
   return batch | {'temperature': np.full(count, temperature, np.float32)}
-
-
-def _neutral(config):
-  """For pictures.py, whose normaliser is not used here."""
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.model.update(magnitude_scale=(1.0, 0.0), phase_scale=(1.0, 0.0),
-                        mask_silence=False)
-  return config

@@ -250,19 +250,6 @@ def largest_residuals(audio, target, count):
       (audio - target) ** 2)
 
 
-def convergence(audio, target):
-  """Spectral convergence [B] as the paper reports it, and what is not silent.
-
-  Jukebox's code logs that of the last level it comes to, which is the finest.
-  """
-  def measure(pair):  # [B, 2, N] -> [B, 2]
-    return jnp.stack(multiscale.reported_convergence(
-        pair[:, 0], pair[:, 1]), -1)
-
-  out = sharding.per_device(measure, jnp.stack([audio, target], 1))
-  return out[:, 0], out[:, 1]
-
-
 def _check(config):
   """One sentence for each setting that cannot work."""
   c = config.model
@@ -393,10 +380,8 @@ def build(config) -> Model:
       sound = decode(levels, state, {k: codes[k] for k in group})
       for k, v in distances(sound, audio).items():
         out[f'{name}/{k}'] = Mean.of(v, mask)
-      ratio, loud = convergence(sound, audio)
-      out[f'{name}/convergence'] = Mean.of(ratio, mask * loud)
-      out[f'{name}/si_sdr'] = Mean.of(
-          distance.si_sdr(sound, audio), mask * loud)
+      out |= {f'{name}/{k}': v for k, v in distance.heard(
+          sound, audio, mask).items()}
     return out
 
   @functools.partial(jax.jit, static_argnames='group')

@@ -98,20 +98,26 @@ def masked(picture, floor: float = SILENCE):
   return jnp.concatenate([jnp.where(silent, floor, picture[..., :1]), rest], -1)
 
 
-def check(config) -> None:
-  """One sentence for each setting that cannot work."""
+def check_clips(config) -> None:
+  """One sentence for each setting of a sound that cannot work."""
   c = config.model
   if c.samples < 1:
     raise errors.UserError(f'model.samples={c.samples} is below 1')
-  for name in ('magnitude_scale', 'phase_scale'):
-    if len(c[name]) != 2 or not c[name][0]:
-      raise errors.UserError(f'model.{name}={c[name]} is not (a, b) with a '
-                             'other than 0')
   for name in c.conditions:
     if name not in LABELS:
       raise errors.UserError(
           f'model.conditions={tuple(c.conditions)}: {name!r} is not known'
           + errors.suggest(name, LABELS))
+
+
+def check(config) -> None:
+  """Likewise, of a sound and its picture."""
+  c = config.model
+  check_clips(config)
+  for name in ('magnitude_scale', 'phase_scale'):
+    if len(c[name]) != 2 or not c[name][0]:
+      raise errors.UserError(f'model.{name}={c[name]} is not (a, b) with a '
+                             'other than 0')
   if c.mask_silence and c.representation not in LOGARITHMS:
     raise errors.UserError(
         'model.mask_silence=True is for logarithms of magnitudes, which '

@@ -352,19 +352,5 @@ def _check(config):
                            'from 0 to 1')
 
 
-def preprocess(config):
-  return clip_range.preprocess(config)
-
-
-def prompt(config, count, *, audio: str = '', temperature: float = 1.0,
-           pitch: int = -1, instrument_family: int = -1, digit: int = -1):
-  """Sounds of the prior, or of a given sound's posterior.
-
-  audio: a sound file to reconstruct; one that is longer than a clip is cut
-    into clips, a row each, until there are as many rows as asked for.
-  temperature: of the latents; 0 is the mean.
-  pitch, instrument_family, digit: labels, if the model was trained with them.
-  """
-  return clip_range.prompt(
-      config, count, audio, temperature, pitch=pitch,
-      instrument_family=instrument_family, digit=digit)
+preprocess = pictures.preprocess
+prompt = clip_range.prompt

@@ -20,7 +20,7 @@ import optax
 from common import errors
 from common.metrics import distance
 from common.model import Codec, Mean, Model, TrainState
-from common.spectral import multiscale, stft
+from common.spectral import stft
 from vqvae_jax import bottleneck as bottleneck_lib
 from vqvae_jax import pictures as pictures_lib
 from vqvae_jax import spectrogram_nets as nets_lib
@@ -191,11 +191,9 @@ def build(config) -> Model:
     losses, picture, _ = forward(state.params, state, batch)
     audio = pictures.decode(picture)
     losses['loss'] = sum(losses.values())
-    convergence, loud = multiscale.reported_convergence(audio, batch['audio'])
-    heard = {'spectral_convergence': convergence,  # Silence has neither.
-             'si_sdr': distance.si_sdr(audio, batch['audio'])}
-    return {k: Mean.of(v, batch['mask']) for k, v in losses.items()} | {
-        k: Mean.of(v, batch['mask'] * loud) for k, v in heard.items()}
+    return {
+        **{k: Mean.of(v, batch['mask']) for k, v in losses.items()},
+        **distance.heard(audio, batch['audio'], batch['mask'])}
 
   coder = codec(config)
 

@@ -7,6 +7,10 @@ second argument.
 import jax
 import jax.numpy as jnp
 
+from common import sharding
+from common.model import Mean
+from common.spectral import multiscale
+
 MAX_DB = 100.0  # Ratios are clipped here: float32 cannot tell them from inf.
 
 
@@ -40,6 +44,22 @@ def si_sdr(audio, reference) -> jax.Array:
   scale = (audio * reference).sum(-1, keepdims=True) / jnp.where(
       energy == 0.0, 1.0, energy)
   return _ratio(scale * reference, audio - scale * reference)
+
+
+def heard(audio, reference, mask) -> dict[str, Mean]:
+  """Of audio [B, N]: `si_sdr`, and the convergence as Jukebox reports it.
+
+  Over the rows of `mask` [B] that are not silent: silence has neither.
+  """
+  def measure(pair):  # [B, 2, N] -> [B, 3]
+    audio, reference = pair[:, 0], pair[:, 1]
+    return jnp.stack([si_sdr(audio, reference),
+                      *multiscale.reported_convergence(audio, reference)], -1)
+
+  ratio_db, convergence, loud = sharding.per_device(
+      measure, jnp.stack([audio, reference], 1)).T
+  return {'si_sdr': Mean.of(ratio_db, mask * loud),
+          'convergence': Mean.of(convergence, mask * loud)}
 
 
 def _float32(x):

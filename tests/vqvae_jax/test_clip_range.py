@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import librosa
@@ -7,7 +9,7 @@ import soundfile
 
 from common import config as config_lib
 from common import errors, generate
-from vqvae_jax import clip_range, vae
+from vqvae_jax import clip_range, pictures, vae
 
 RATE = 16000
 
@@ -212,13 +214,13 @@ def test_the_digit_is_read_from_the_name_of_a_file():
   config.data.sample_rate = 22050
   stored = {'audio': np.full(100, 16384, np.int16), 'sample_rate': 22050,
             'id': b'some/7_theo_20.wav'}
-  row = clip_range.preprocess(config)(stored, None)
+  row = pictures.preprocess(config)(stored, None)
   assert row['digit'] == 7 and row['audio'].shape == (config.model.samples,)
   np.testing.assert_array_equal(row['audio'][:100], np.full(100, 0.5))
   with pytest.raises(errors.UserError, match='digit'):
-    clip_range.preprocess(config)({**stored, 'id': b'theo.wav'}, None)
+    pictures.preprocess(config)({**stored, 'id': b'theo.wav'}, None)
   with pytest.raises(errors.UserError, match='8000 Hz'):
-    clip_range.preprocess(config)({**stored, 'sample_rate': 8000}, None)
+    pictures.preprocess(config)({**stored, 'sample_rate': 8000}, None)
 
 
 def test_a_config_is_not_changed_by_its_use():
@@ -227,3 +229,27 @@ def test_a_config_is_not_changed_by_its_use():
   jax.eval_shape(clip_range.make(config, (4, 8)).encode,
                  jax.ShapeDtypeStruct((1, config.model.samples), jnp.float32))
   assert config_lib.flatten(config) == before
+
+
+ABLATED = [(name, ablation)
+           for name in ('autoencoder_nsynth', 'vae_digits', 'vaegan_nsynth')
+           for ablation in ('', *config_lib.module(name).ablations())]
+
+
+@pytest.mark.parametrize('name, ablation', ABLATED)
+def test_a_sound_can_be_given_whatever_the_representation(
+    name, ablation, tmp_path):
+  config = config_lib.load(name)
+  if ablation:
+    config.update_from_flattened_dict(
+        config_lib.module(name).ablations()[ablation])
+  sound = 0.1 * np.ones(config.model.samples, np.float32)
+  soundfile.write(tmp_path / 'a.wav', sound, config.data.sample_rate, 'FLOAT')
+  module = importlib.import_module(config.module)
+  given = [f'{k}=3' for k in config.model.conditions]
+  batch = generate.prompt(
+      module, config, 1, [f'audio={tmp_path}/a.wav', *given])
+  np.testing.assert_allclose(batch['audio'], sound[None])
+  if given:
+    with pytest.raises(errors.UserError, match='=NUMBER is missing'):
+      generate.prompt(module, config, 1, [f'audio={tmp_path}/a.wav'])

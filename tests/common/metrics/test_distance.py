@@ -83,3 +83,17 @@ def test_examples_stay_apart_and_gradients_are_finite(metric):
       assert np.isfinite(g).all()
   low = jnp.asarray(a, jnp.bfloat16), jnp.asarray(b, jnp.bfloat16)
   assert metric(*low).dtype == jnp.float32
+
+
+def test_what_is_heard_leaves_silence_and_padding_out():
+  rng = np.random.default_rng(0)
+  reference = rng.normal(size=(3, 4096)).astype(np.float32)
+  reference[1] = 0.0
+  audio = 0.5 * reference
+  audio[2] = 1e9  # Padding.
+  got = distance.heard(audio, reference, np.array([1.0, 1.0, 0.0], np.float32))
+  assert {k: float(m.weight) for k, m in got.items()} == {
+      'si_sdr': 1.0, 'convergence': 1.0}
+  np.testing.assert_allclose(got['convergence'].compute(), 0.5, rtol=1e-5)
+  np.testing.assert_allclose(
+      got['si_sdr'].compute(), distance.si_sdr(audio[0], reference[0]))
