@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import optax
 
 from common import model as model_lib
+from common.nn.dropout import Dropout
 from symbolic_jax import language_model, pieces
 from symbolic_jax.language_model import music, preprocess, prompt, segments
 
@@ -129,7 +130,7 @@ class LSTM(nn.Module):
     for n, state in enumerate(carry):
       layer = Layer(x.shape[-1], self.units, self.dtype, name=f'layer_{n}')
       x, state = layer(x, state)
-      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+      x = Dropout(self.dropout)(x, train)
       after.append(state)
     logits = nn.Dense(self.vocab, kernel_init=nn.initializers.glorot_uniform(),
                       name='output')(x.astype(jnp.float32))

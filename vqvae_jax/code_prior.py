@@ -42,6 +42,7 @@ from common import config as config_lib
 from common import errors, runs, sampling
 from common.data import codes as codes_lib
 from common.model import Mean, Model, TrainState, row_keys
+from common.nn.dropout import Dropout
 
 ACTIVATIONS = ('concat_elu', 'elu')
 NOTHING = -1  # A code that is free, or a class that is not said.
@@ -152,7 +153,7 @@ class Gated(nn.Module):
     h = inside(self.width, name='conv0')(activate(x), at)
     if beside is not None:
       h += conv(self.width, name='beside')(activate(beside))
-    h = nn.Dropout(self.dropout, deterministic=not train)(activate(h))
+    h = Dropout(self.dropout)(activate(h), train)
     h = inside(2 * x.shape[-1], name='conv1')(h, at)
     if condition is not None:
       h += conv(2 * x.shape[-1], use_bias=False, name='condition')(condition)
@@ -192,7 +193,7 @@ class Attention(nn.Module):
     score = jnp.where(before[None, None], score / math.sqrt(q.shape[-1]),
                       _LOWEST)
     share = nn.softmax(score) * (number > 0)[None, None, :, None]
-    share = nn.Dropout(self.dropout, deterministic=not train)(share)
+    share = Dropout(self.dropout)(share, train)
     out = jnp.einsum('bhqk,bkhd->bqhd', share.astype(self.dtype), v)
     return out.reshape(*query.shape[:3], self.width)
 

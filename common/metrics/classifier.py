@@ -21,6 +21,7 @@ import optax
 
 from common import errors
 from common.model import Mean, Model, TrainState
+from common.nn.dropout import Dropout
 from common.spectral import representations
 
 FAMILIES = 11  # NSynth's.
@@ -73,8 +74,7 @@ class Network(nn.Module):
       for j in range(self.blocks):
         x = Block(width, 2 if i and not j else 1, self.dtype)(x)
     x = _norm_relu(x, self.dtype).mean(1)  # Over time; frequency stays.
-    x = nn.Dropout(self.dropout, deterministic=not train)(
-        x.reshape(x.shape[0], -1))
+    x = Dropout(self.dropout)(x.reshape(x.shape[0], -1), train)
     x = nn.Dense(self.features, dtype=self.dtype)(x).astype(jnp.float32)
     features = nn.relu(nn.LayerNorm()(x))  # Of order 1, as KID's kernel likes.
     return Prediction(features, nn.Dense(self.pitches, name='pitch')(features),

@@ -32,6 +32,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from common.nn.dropout import drop
+
 NEVER = -1e9  # A logit that is not attended to.
 
 
@@ -133,7 +135,7 @@ def _attend(q, k, v, rows, relations, key, dropout):
     logits += jnp.take_along_axis(by_difference, at, axis=3)
   ahead = jnp.arange(m)[None] - jnp.arange(m - n, m)[:, None]  # [n, m]
   weights = _softmax(logits, (ahead <= 0)[None, None], q.shape[3])
-  weights = _drop(weights, key, dropout)
+  weights = drop(weights, key, dropout)
   return jnp.einsum('bhnm,bmhe->bnhe', weights.astype(v.dtype), v)
 
 
@@ -200,7 +202,7 @@ def _attend_sparse(q, k, v, key, sparse, first_head, dropout):
           for (*_, x), y in zip(parts, logits, strict=True)]
   weights = _softmax(jnp.concatenate(logits, -1),
                      jnp.concatenate(seen, -1)[None], width)
-  weights = _drop(weights, key, dropout).astype(v.dtype)
+  weights = drop(weights, key, dropout).astype(v.dtype)
   out, start = 0.0, 0
   for (form, _, values, _), y in zip(parts, logits, strict=True):
     end = start + y.shape[-1]
@@ -308,13 +310,6 @@ def _softmax(logits, seen, width):
   logits = logits / math.sqrt(width)
   weights = jax.nn.softmax(jnp.where(seen, logits, NEVER), -1)
   return jnp.where(seen, weights, 0.0)  # Zeros too where nothing is seen.
-
-
-def _drop(weights, key, rate):
-  if key is None or not rate:
-    return weights
-  keep = jax.random.bernoulli(key, 1 - rate, weights.shape)
-  return jnp.where(keep, weights / (1 - rate), 0.0)
 
 
 def _rows(table, length, clip):

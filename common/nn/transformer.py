@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from common.nn import attention
+from common.nn.dropout import Dropout
 
 NOTHING = -1  # As an input token: a zero vector.
 
@@ -108,7 +109,7 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x, values=(), cache=None, position=None, train=False):
-    drop = functools.partial(nn.Dropout(self.dropout), deterministic=not train)
+    drop = functools.partial(Dropout(self.dropout), train=train)
     y = _norm('norm_attention', self.dtype)(x)
     y, cache = Attention(**self.attention, output_scale=self.output_scale,
                          dropout=self.dropout, dtype=self.dtype,
@@ -193,7 +194,7 @@ class Transformer(nn.Module):
     if mix is not None:
       mix = mix[:, None, None].astype(x.dtype)
       x = mix * x + (1 - mix) * jnp.roll(x, 1, axis=0)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = Dropout(self.dropout)(x, train)
     layer = functools.partial(
         Layer, feed_forward=self.feed_forward, activation=self.activation,
         output_scale=self.output_scale, dropout=self.dropout, dtype=self.dtype)
