@@ -1,7 +1,7 @@
 """Causal self-attention with relative positions, in blocks, and its cache.
 
-A query sees keys up to its own place. How far a key lies behind may enter the
-logits in three ways, alone or together:
+A query sees keys up to its own place; all of them only in `across`. How far a
+key lies behind may enter the logits in three ways, alone or together:
 
   table    learned vectors, one a distance (Shaw et al. 2018 by the skewing of
            Huang et al. 2018): q_i . table[M - 1 - (i - j)], so that the last
@@ -112,7 +112,10 @@ def causal(q, k, v, *, table=None, relations: Sequence[Relation] = (),
   for start in range(0, length, block):
     end = min(start + block, length)
     first = max(0, start - block) if local else 0
-    rows = None if table is None else _rows(table, end - first, clip)
+    rows = None
+    if table is not None:  # Without `clip` older keys have no relative term.
+      reach = end - first if clip else end - start + table.shape[1] - 1
+      rows = _last(table, min(reach, end - first), clip)
     here = [(r.table, r.values[:, start:end], r.values[:, first:end])
             for r in relations]
     out.append(_attend(
@@ -126,8 +129,9 @@ def _attend(q, k, v, rows, relations, key, dropout):
   """One block: the last of its keys is the last query's own."""
   n, m = q.shape[1], k.shape[1]
   logits = _dot('bnhd,bmhd->bhnm', q, k)
-  if rows is not None:
-    logits += skew(_dot('bnhd,hmd->bhnm', q, rows))
+  if rows is not None:  # Of the last keys.
+    relative = skew(_dot('bnhd,hmd->bhnm', q, rows))
+    logits += jnp.pad(relative, [(0, 0)] * 3 + [(m - rows.shape[1], 0)])
   for table, values, others in relations:
     by_difference = _dot('bnhd,hrd->bhnr', q, table)
     at = _difference(values[:, :, None], others[:, None], table.shape[1])
@@ -211,10 +215,40 @@ def _attend_sparse(q, k, v, key, sparse, first_head, dropout):
   return out.reshape(rows, length, heads, -1)
 
 
-def across(q, k, v, mask):
-  """Each query over all keys of another sequence; mask [B, S] is 1 for real."""
+def across(q, k, v, mask, *, table=None, block: int = 0, key=None,
+           dropout: float = 0.0):
+  """Each query over all keys that are real, of its own or another sequence.
+
+  Args:
+    q, k, v: [B, L, H, D], [B, S, H, D], [B, S, H, E].
+    mask: [B, S], 1 for a real key.
+    table: [H, 2 M - 1, D] or None, for keys of the queries' own sequence: a
+      key's row is M - 1 and how far it lies ahead; beyond these, nothing.
+    block, key, dropout: as `causal` has them.
+
+  Returns:
+    [B, L, H, E]
+  """
+  length = q.shape[1]
+  block = min(block or length, length)
+  out = []
+  for start in range(0, length, block):
+    end = min(start + block, length)
+    rows = None if table is None else _rows_from(table, 1 - end,
+                                                 k.shape[1] - start)
+    out.append(_attend_across(
+        q[:, start:end], k, v, mask, rows,
+        None if key is None else jax.random.fold_in(key, start), dropout))
+  return jnp.concatenate(out, 1)
+
+
+@functools.partial(jax.checkpoint, static_argnums=6, prevent_cse=False)
+def _attend_across(q, k, v, mask, rows, key, dropout):
   logits = _dot('bnhd,bmhd->bhnm', q, k)
+  if rows is not None:
+    logits += skew(_dot('bnhd,hmd->bhnm', q, rows))[..., :k.shape[1]]
   weights = _softmax(logits, (mask > 0)[:, None, None], q.shape[3])
+  weights = drop(weights, key, dropout)
   return jnp.einsum('bhnm,bmhe->bnhe', weights.astype(v.dtype), v)
 
 
@@ -222,9 +256,13 @@ def across(q, k, v, mask):
 class Cache:
   """The last W tokens' keys and values; the oldest makes room for the newest.
 
+  Heads are rows here: so a step is one product for each, and writes its token
+  where it lies. With heads behind places XLA copies all that is kept, for each
+  token.
+
   Attributes:
-    k: [B, W, H, D].
-    v: [B, W, H, E].
+    k: [B H, W, D].
+    v: [B H, W, E].
     at: [W] int32, which place in the sequence is kept here; -1 for none yet.
     values: [B, W] int32 for each relation.
   """
@@ -238,8 +276,8 @@ class Cache:
   def empty(cls, rows, size, heads, width, value_width, relations=0,
             dtype=jnp.float32):
     return cls(
-        jnp.zeros((rows, size, heads, width), dtype),
-        jnp.zeros((rows, size, heads, value_width), dtype),
+        jnp.zeros((rows * heads, size, width), dtype),
+        jnp.zeros((rows * heads, size, value_width), dtype),
         jnp.full(size, -1, jnp.int32),
         (jnp.zeros((rows, size), jnp.int32),) * relations)
 
@@ -260,13 +298,15 @@ def step(cache: Cache, q, k, v, position, *, table=None, relations=(),
   Returns:
     [B, H, E] and the cache with this token in it.
   """
-  slot = position % cache.k.shape[1]
+  size = cache.k.shape[1]
+  slot = position % size
+  by_head = lambda x: x.reshape(-1, x.shape[2])  # [B, H, .] -> [B H, .]
+  put = lambda old, new: jax.lax.dynamic_update_index_in_dim(old, new, slot, 1)
   cache = Cache(
-      cache.k.at[:, slot].set(k), cache.v.at[:, slot].set(v),
+      put(cache.k, by_head(k)), put(cache.v, by_head(v)),
       cache.at.at[slot].set(position),
-      tuple(old.at[:, slot].set(r.values)
+      tuple(put(old, r.values)
             for old, r in zip(cache.values, relations, strict=True)))
-  distance = position - cache.at  # [W]
   seen = (cache.at >= 0)[None]  # [1 or H, W]
   if local:
     seen &= (position // block - cache.at // block <= 1)[None]
@@ -275,19 +315,18 @@ def step(cache: Cache, q, k, v, position, *, table=None, relations=(),
     near, far = sparse.sees(position, cache.at[None], head)
     seen &= {'near': near, 'far': far, 'both': near | far, 'heads': jnp.where(
         head < q.shape[1] // 2, near, far)}[sparse.part]
-  logits = _dot('bhd,bwhd->bhw', q, cache.k)
-  if table is not None:  # Products by distance, then each key's.
-    row = table.shape[1] - 1 - distance
-    by_row = _dot('bhd,hmd->bhm', q, table)
-    logits += jnp.where((row >= 0) | clip, by_row[:, :, jnp.maximum(row, 0)],
-                        0.0)
+  logits = _dot('gd,gwd->gw', by_head(q), cache.k).reshape(*q.shape[:2], size)
+  if table is not None:  # Products by distance, the token's own last: turned.
+    by_distance = _last(_dot('bhd,hmd->bhm', q, table), size, clip, axis=2)
+    logits += jnp.roll(by_distance, slot + 1, axis=2)
   for relation, others in zip(relations, cache.values, strict=True):
     by_difference = _dot('bhd,hrd->bhr', q, relation.table)
     at = _difference(relation.values[:, None], others, relation.table.shape[1])
     at = jnp.broadcast_to(at[:, None], logits.shape)
     logits += jnp.take_along_axis(by_difference, at, axis=2)
-  weights = _softmax(logits, seen[None], q.shape[2])
-  return jnp.einsum('bhw,bwhe->bhe', weights.astype(v.dtype), cache.v), cache
+  weights = by_head(_softmax(logits, seen[None], q.shape[2]))
+  out = jnp.einsum('gw,gwe->ge', weights.astype(v.dtype), cache.v)
+  return out.reshape(v.shape), cache
 
 
 def rotate(x, positions):
@@ -312,13 +351,22 @@ def _softmax(logits, seen, width):
   return jnp.where(seen, weights, 0.0)  # Zeros too where nothing is seen.
 
 
-def _rows(table, length, clip):
-  """[H, length, D]: the last rows, with what stands for missing ones before."""
-  missing = length - table.shape[1]
+def _last(x, length, clip, axis=1):
+  """The last `length` rows, with what stands for missing ones before them."""
+  missing = length - x.shape[axis]
   if missing <= 0:
-    return table[:, -length:]
-  return jnp.pad(table, ((0, 0), (missing, 0), (0, 0)),
-                 mode='edge' if clip else 'constant')
+    return jax.lax.slice_in_dim(x, -missing, x.shape[axis], axis=axis)
+  pad = [(0, 0)] * x.ndim
+  pad[axis] = (missing, 0)
+  return jnp.pad(x, pad, mode='edge' if clip else 'constant')
+
+
+def _rows_from(table, first, end):
+  """[H, end - first, D]: rows of keys that lie first, ..., end - 1 ahead."""
+  most = table.shape[1] // 2  # M - 1.
+  before, after = max(-first - most, 0), max(end - 1 - most, 0)
+  table = jnp.pad(table, ((0, 0), (before, after), (0, 0)))
+  return table[:, before + most + first:before + most + end]
 
 
 def _difference(query, key, rows):

@@ -214,6 +214,36 @@ def test_another_sequence_is_seen_whole_but_for_its_padding():
         got[b], np.einsum('hnm,mhe->nhe', weights, v[b, :count]), atol=1e-5)
 
 
+@pytest.mark.parametrize('distances', [0, 1, 4, L, 20])
+@pytest.mark.parametrize('block', [0, 1, 4, 20])
+def test_all_keys_of_the_own_sequence_have_distances_both_ways(
+    distances, block):
+  q, k, v = inputs()
+  table = draw(H, 2 * distances - 1, D, seed=4) if distances else None
+  mask = np.array([[1] * L, [1] * 9 + [0] * (L - 9)], np.float32)
+  want = np.zeros((B, L, H, E))
+  for b, i, h in itertools.product(range(B), range(L), range(H)):
+    weights = np.zeros(L)
+    for j in range(int(mask[b].sum())):
+      logit = q[b, i, h] @ k[b, j, h]
+      if abs(j - i) < distances:
+        logit += q[b, i, h] @ table[h, distances - 1 + j - i]
+      weights[j] = math.exp(logit / math.sqrt(D))
+    want[b, i, h] = weights / weights.sum() @ v[b, :, h]
+  got = attention.across(q, k, v, mask, table=table, block=block)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_weights_of_another_sequence_are_dropped_too():
+  q, k, _ = inputs()
+  ones, mask = np.ones((B, L, H, 1), np.float32), np.ones((B, L), np.float32)
+  drawn = jax.jit(jax.vmap(lambda n: attention.across(
+      q, k, ones, mask, key=jax.random.key(n), dropout=0.25, block=4)))(
+          jnp.arange(300))
+  np.testing.assert_allclose(drawn.mean(0), 1, atol=0.2)
+  assert np.abs(drawn[0] - 1).max() > 0.05
+
+
 def test_bfloat16_inputs_have_float32_weights():
   q, k, v = (x.astype(jnp.bfloat16) for x in inputs())
   got = attention.causal(q, k, v, table=draw(H, L, D).astype(jnp.bfloat16))
