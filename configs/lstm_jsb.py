@@ -54,6 +54,7 @@ def get_config(size: str = 'paper'):
   c.model.learning_rate = 1e-3
   c.model.clip = 3.0
   c.model.dropout = 0.0
+  c.model.attention = 0  # To so many outputs of the first layer; 0: none.
   c.model.length = 1024  # "Common length" on JSB in Huang et al.: 256 steps.
   c.model.transpose = 0  # Semitones up or down at most; none in their rows.
   c.model.accumulate = 1  # Slices of a batch, for less memory.

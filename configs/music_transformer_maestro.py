@@ -22,8 +22,9 @@ from common import config as config_lib
 
 
 def get_config(size: str = 'paper'):
-  """`size`: 'paper', 'demo' (minutes on a CPU) or 'tiny' (seconds)."""
-  config_lib.check_size(size, 'paper', 'demo', 'tiny')
+  """`size`: 'paper', 'small' (under an hour on a CPU core), 'demo' (minutes) or
+  'tiny' (seconds)."""
+  config_lib.check_size(size, 'paper', 'small', 'demo', 'tiny')
   c = config_lib.default()
   c.module = 'symbolic_jax.music_transformer'
   c.data.name = 'maestro/v3'
@@ -58,7 +59,17 @@ def get_config(size: str = 'paper'):
   c.model.temperature = 1.0
   c.model.top_k = 0
   c.model.top_p = 1.0
-  if size == 'demo':
+  if size == 'small':
+    c.steps = c.eval_every = 3000  # 6.1 million events, a quarter of an epoch.
+    c.sample_every = 0
+    c.checkpoint.every = 500
+    c.checkpoint.best = ''  # Evaluated once: all of it takes minutes.
+    c.model.layers, c.model.length, c.model.distances = 3, 512, 256
+    c.model.attention_width, c.model.feed_forward = 256, 1024
+    c.model.heads, c.model.block = 4, 128
+    c.model.eval_length = 1024
+    c.model.learning_rate, c.model.warmup = 0.5, 400  # At most 1.6e-3.
+  elif size == 'demo':
     c.data.name = 'synthetic_performances/demo'
     c.batch_size = 8
     c.steps = 300

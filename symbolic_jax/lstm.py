@@ -1,4 +1,4 @@
-"""LSTM language model: PerformanceRNN's network, here on four-part chorales.
+"""LSTM language model: PerformanceRNN's network, for performances and chorales.
 
 The baseline row of the Music Transformer (Huang et al. 2018, table 3). The
 network is that of the released PerformanceRNN: one-hot tokens, a stack of TF
@@ -10,10 +10,15 @@ from the released code, and why:
     token of a piece is predicted and counted.
   * It leaves dropout on in its evaluation; here it is off.
 
+With `config.model.attention` the first layer also looks back at so many of its
+last outputs, as in the paper's row "LSTM + attention", whose code was not
+released: here it is the wrapper of Magenta's attention_rnn.
+
 Examples, likelihood and sampling: symbolic_jax/language_model.py. A segment of
 a piece is scored from a zero state.
 
-Shapes: B rows, L tokens, V vocabulary, H units, T time steps of the network.
+Shapes: B rows, L tokens, V vocabulary, H units, A outputs that are looked
+back at, T time steps of the network.
 Inside the network time comes first: [T, B, ...].
 """
 
@@ -24,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from common import errors
 from common import model as model_lib
 from common.nn.dropout import Dropout
 from symbolic_jax import language_model, pieces
@@ -110,6 +116,60 @@ class Layer(nn.Module):
     return hs, tuple(carry)
 
 
+class AttentiveLayer(nn.Module):
+  """A BasicLSTMCell layer that looks back at its last outputs.
+
+  TF's AttentionCellWrapper, Bahdanau et al.'s attention: what was seen at one
+  step is an input to the next, and mixed into the output. Before a piece there
+  are outputs of 0, which can be looked at.
+  """
+
+  inputs: int
+  units: int
+  span: int  # How many outputs; A.
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, carry):  # [T, B, inputs] -> [T, B, H]
+    glorot = nn.initializers.glorot_uniform()
+    units = self.units
+    dot = lambda x, w: jnp.dot(x.astype(self.dtype), w.astype(self.dtype),
+                               preferred_element_type=jnp.float32)
+
+    def dense(name, rows, columns):
+      kernel = self.param(f'{name}_kernel', glorot, (rows, columns))
+      bias = self.param(f'{name}_bias', nn.initializers.zeros, (columns,))
+      return lambda *parts: dot(jnp.concatenate(parts, -1), kernel) + bias[None]
+
+    enter = dense('enter', self.inputs + units, self.inputs)
+    gates = dense('gates', self.inputs + units, 4 * units)
+    query = dense('query', 2 * units, units)
+    leave = dense('leave', 2 * units, units)
+    key = self.param('key', glorot, (units, units))
+    value = self.param('value', nn.initializers.lecun_uniform(), (units, 1))
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def step(carry, x):
+      c, h, seen, outputs, keys = carry
+      c, h = cell(gates(enter(x, seen), h), c)
+      energy = dot(jnp.tanh(keys + query(c, h)[:, None]), value)  # [B, A, 1]
+      seen = (nn.softmax(energy, axis=1) * outputs).sum(1)
+      out = leave(h, seen)
+      push = lambda window, new: jnp.concatenate(
+          [window[:, 1:], new[:, None].astype(self.dtype)], axis=1)
+      after = c, h, seen, push(outputs, out), push(keys, dot(out, key))
+      return after, out.astype(self.dtype)
+
+    carry, out = jax.lax.scan(step, carry, x)
+    return out, carry
+
+  @staticmethod
+  def start(rows, units, span, dtype):
+    state = jnp.zeros((rows, units), jnp.float32)
+    window = jnp.zeros((rows, span, units), dtype)
+    return state, state, state, window, window
+
+
 class LSTM(nn.Module):
   """Logits of the next token after each input token."""
 
@@ -117,6 +177,7 @@ class LSTM(nn.Module):
   units: int
   layers: int
   dropout: float = 0.0  # Of each layer's output, as in the released code.
+  attention: int = 0  # To so many outputs of the first layer; 0: none.
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -128,7 +189,10 @@ class LSTM(nn.Module):
     x = jax.nn.one_hot(tokens.T, self.vocab, dtype=self.dtype)
     after = []
     for n, state in enumerate(carry):
-      layer = Layer(x.shape[-1], self.units, self.dtype, name=f'layer_{n}')
+      args, name = (x.shape[-1], self.units), f'layer_{n}'
+      layer = (AttentiveLayer(*args, self.attention, self.dtype, name=name)
+               if self.attention and not n else
+               Layer(*args, self.dtype, name=name))
       x, state = layer(x, state)
       x = Dropout(self.dropout)(x, train)
       after.append(state)
@@ -137,9 +201,13 @@ class LSTM(nn.Module):
     return logits.swapaxes(0, 1), tuple(after)
 
   def start(self, rows: int):
-    """The state before a piece: (c, h) of each layer, zeros."""
+    """The state before a piece: zeros for each layer."""
     c = jnp.zeros((rows, self.units), jnp.float32)
-    return tuple((c, c.astype(self.dtype)) for _ in range(self.layers))
+    first, *others = [(c, c.astype(self.dtype))] * self.layers
+    if self.attention:
+      first = AttentiveLayer.start(
+          rows, self.units, self.attention, self.dtype)
+    return first, *others
 
 
 # ---------------------------------------------------------------- model
@@ -147,8 +215,11 @@ class LSTM(nn.Module):
 
 def build(config) -> model_lib.Model:
   m = config.model
+  if m.attention < 0:
+    raise errors.UserError(f'model.attention={m.attention} does not work; use '
+                           '0 (none), or how many outputs to look at, 40 say')
   net = LSTM(pieces.make(config).vocab, m.units, m.layers, m.dropout,
-             jnp.dtype(config.dtype))
+             m.attention, jnp.dtype(config.dtype))
 
   def init(key, inputs):
     return net.init(key, inputs)['params']

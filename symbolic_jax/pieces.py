@@ -4,6 +4,8 @@
              synthetic_chorales (symbolic_jax/chorales.py)
   events     a piano played by hand, to 10 ms: maestro/v3
              (symbolic_jax/events.py)
+  accompaniment  the same, with an end, and the melody apart
+             (symbolic_jax/melody.py)
   musenet    many instruments, a composer and an ending: maestro/v3, lakh_midi,
              midi_folder (symbolic_jax/musenet_tokens.py)
 
@@ -21,6 +23,7 @@ from common import config as config_lib
 from common import errors, midi
 from symbolic_jax import chorales, grammar, musenet_tokens
 from symbolic_jax import events as events_lib
+from symbolic_jax import melody as melody_lib
 
 PAD = 0  # In all vocabularies.
 
@@ -97,7 +100,8 @@ class Performances:
 
   def __init__(self, config):
     m = config.model
-    self._events = events_lib.Events(low=m.low, high=m.high)
+    self._events = events_lib.Events(
+        low=m.low, high=m.high, velocities=m.get('velocities', 32))
     self._transpose, self._stretch = m.transpose, list(m.stretch)
     self.vocab = self._events.vocab
     self.grammar = self._events.grammar(ends=False)
@@ -105,6 +109,13 @@ class Performances:
     self._notes = collections.OrderedDict()
 
   def encode(self, example, rng=None):
+    notes = self.notes(example)
+    if rng is not None:
+      notes = self.vary(notes, rng)
+    return self._events.encode(notes).astype(np.int32)
+
+  def notes(self, example):
+    """The notes of a stored example, to read only."""
     name = example['id']
     if name not in self._notes:
       if len(self._notes) >= 4096:
@@ -115,25 +126,22 @@ class Performances:
         raise errors.UserError(
             f'{name.decode()} has no notes from {self._events.low} to '
             f'{self._events.high}; leave it out of the data set')
-    notes = self._notes[name]
-    if rng is not None:
-      notes = notes.copy()
-      stretch = self._stretch[rng.integers(len(self._stretch))]
-      notes['start_s'] *= stretch
-      notes['end_s'] *= stretch
-      # Shifts that would leave the range are not among those drawn.
-      down = max(-self._transpose, self._events.low - notes['pitch'].min())
-      up = min(self._transpose, self._events.high - notes['pitch'].max())
-      notes['pitch'] += rng.integers(down, up + 1)
-    return self._events.encode(notes).astype(np.int32)
+    return self._notes[name]
+
+  def vary(self, notes, rng):
+    """Stretched and transposed, as configured."""
+    notes = notes.copy()
+    stretch = self._stretch[rng.integers(len(self._stretch))]
+    notes['start_s'] *= stretch
+    notes['end_s'] *= stretch
+    # Shifts that would leave the range are not among those drawn.
+    down = max(-self._transpose, self._events.low - notes['pitch'].min())
+    up = min(self._transpose, self._events.high - notes['pitch'].max())
+    notes['pitch'] += rng.integers(down, up + 1)
+    return notes
 
   def primer(self, path, seconds):
-    notes = midi.sustained(midi.load(path))
-    if len(notes):
-      first = notes['start_s'].min()
-      notes['start_s'] -= first
-      notes['end_s'] -= first
-    tokens = self._events.encode(notes)
+    tokens = self._events.encode(_from_first_note(path))
     if seconds:  # What sounds there goes on sounding.
       passed = np.cumsum(np.asarray(self.seconds(tokens), np.float64))
       tokens = tokens[:np.searchsorted(passed, seconds + 1e-6, side='right')]
@@ -157,6 +165,47 @@ class Performances:
 
   def shown(self, tokens):
     return {'notes': [self._events.decode(row) for row in np.asarray(tokens)]}
+
+
+class Accompaniments(Performances):
+  """What is played to a melody: all events of it and END, and the melody.
+
+  Attributes:
+    melody: the vocabulary of the melody.
+    hears: most tokens of a melody.
+  """
+
+  needs = (*Performances.needs, 'model.melody', 'model.window_s',
+           'model.eval_s')
+
+  def __init__(self, config):
+    super().__init__(config)
+    m = config.model
+    self.grammar = self._events.grammar(ends=True)
+    self.melody = melody_lib.Melody(low=m.low, high=m.high)
+    self._way = m.melody
+    longest = max(m.window_s[1] * max(m.stretch), m.eval_s)
+    self.hears = self.melody.steps(longest)
+
+  def row(self, notes):
+    """Notes of a window, whose time begins at 0 -> tokens, melody's tokens."""
+    tokens = np.append(self._events.encode(notes), events_lib.END)
+    return tokens.astype(np.int32), self.melody.encode(notes, self._way)
+
+  def melody_of(self, path, seconds):
+    """Of a MIDI file, from its first note on; of its first seconds, or all."""
+    notes = _from_first_note(path)
+    notes = notes[~notes['is_drum']]
+    if seconds:
+      notes = notes[notes['start_s'] < seconds]
+      notes['end_s'] = np.minimum(notes['end_s'], seconds)
+    lasts = notes['end_s'].max(initial=0.0)
+    most = (self.hears - 1) / self.melody.steps_per_s
+    if lasts > most:
+      raise errors.UserError(
+          f'a melody of {lasts:.1f} s is longer than the {most} s that the '
+          f'model was made for; use melody_s={most} for its beginning')
+    return self.melody.encode(notes)
 
 
 class Ensembles:
@@ -230,11 +279,7 @@ class Ensembles:
 
   def primer(self, path, seconds):
     """START, and the music of a file."""
-    notes = midi.sustained(midi.load(path))
-    if len(notes):
-      first = notes['start_s'].min()
-      notes['start_s'] -= first
-      notes['end_s'] -= first
+    notes = _from_first_note(path)
     tokens = np.append(musenet_tokens.START, musenet_tokens.encode(notes)) + 1
     if seconds:  # What sounds there goes on sounding.
       passed = np.cumsum(np.asarray(self.seconds(tokens), np.float64))
@@ -261,10 +306,11 @@ class Ensembles:
                       for row in np.asarray(tokens)]}
 
 
-KINDS = {'chorales': Chorales, 'events': Performances, 'musenet': Ensembles}
+KINDS = {'chorales': Chorales, 'events': Performances, 'musenet': Ensembles,
+         'accompaniment': Accompaniments}
 
 
-def make(config) -> Chorales | Performances | Ensembles:
+def make(config) -> Chorales | Performances | Ensembles | Accompaniments:
   name, length = config.model.tokens, config.model.length
   if name not in KINDS:
     raise errors.UserError(f'model.tokens={name!r} is not one of '
@@ -281,5 +327,16 @@ def make(config) -> Chorales | Performances | Ensembles:
     raise errors.UserError(
         f'model.tokens={name!r} needs {", ".join(missing)}; put them into the '
         'config, as music_transformer_jsb has them for chorales, '
-        'music_transformer_maestro for events and musenet_maestro for musenet')
+        'music_transformer_maestro for events, musenet_maestro for musenet and '
+        'melody_transformer_maestro for accompaniment')
   return KINDS[name](config)
+
+
+def _from_first_note(path):
+  """The notes of a MIDI file, held by its pedal; the first begins at 0."""
+  notes = midi.sustained(midi.load(path))
+  if len(notes):
+    first = notes['start_s'].min()
+    notes['start_s'] -= first
+    notes['end_s'] -= first
+  return notes

@@ -1,4 +1,4 @@
-"""A decoder-only Transformer, and the same network token by token.
+"""A Transformer, with or without an encoder, and the same token by token.
 
 As tensor2tensor has it, which the Music Transformer was trained with: layer
 norm before each part and once at the end, no biases in the projections, values
@@ -10,13 +10,17 @@ outputs are those of Child et al. 2019. In training the layers are one
 with depth. Token by token they are apart (`for_steps`), so that caches are
 changed where they lie.
 
-Shapes: B rows, L tokens, V vocabulary, C width of the residual stream.
+With `memory` each layer also looks at all of another sequence, as an `Encoder`
+made it (Vaswani et al. 2017).
+
+Shapes: B rows, L tokens, S places of the other sequence, V vocabulary, C width
+of the residual stream.
 """
 
 import functools
 import math
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -35,12 +39,24 @@ _ACTIVATIONS = types.MappingProxyType({
 PLACES = ('sinusoid', 'learned', 'concatenated', 'none')
 
 
+class Memory(NamedTuple):
+  """A sequence of which all real places are seen.
+
+  Attributes:
+    x: [B, S, C]; or of one layer its keys and values, made before.
+    mask: [B, S], 1 for a real place.
+  """
+
+  x: Any
+  mask: jax.Array
+
+
 class Attention(nn.Module):
-  """Multi-head causal self-attention; see common/nn/attention.py."""
+  """Multi-head attention; see common/nn/attention.py."""
 
   heads: int
   width: int  # Of all queries together.
-  distances: int = 0  # Rows of the table of relative positions; 0: no table.
+  distances: int = 0  # That the table of relative positions has; 0: no table.
   differences: tuple[int, ...] = ()  # Rows of each relation's table.
   rotary: bool = False
   block: int = 0
@@ -52,26 +68,38 @@ class Attention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, values=(), cache=None, position=None, train=False):
+  def __call__(self, x, values=(), cache=None, position=None, train=False,
+               memory=None):
     """[B, L, C] -> [B, L, C]; with a cache L is 1, and the cache comes back.
 
-    `values` are those of the relations, [B, L] each.
+    Causal, of x itself, unless there is a memory: then all of that is seen, and
+    a table has distances both ways. `values` are those of the relations, [B, L]
+    each.
     """
     features = x.shape[-1]
     table_init = nn.initializers.normal((self.width // self.heads)**-0.5)
-    q, k = (self._project(name, x, self.width) for name in ('query', 'key'))
-    v = self._project('value', x, features)
+    q = self._project('query', x, self.width)
+    source = x if memory is None else memory.x
+    if isinstance(source, tuple):
+      k, v = source
+    else:
+      k = self._project('key', source, self.width)
+      v = self._project('value', source, features)
     table = lambda name, rows: self.param(
         name, table_init, (self.heads, rows, q.shape[-1])).astype(self.dtype)
+    rows = 2 * self.distances - 1 if memory else self.distances
     options = {'block': self.block, 'local': self.local, 'clip': self.clip,
-               'table': table('distance', self.distances)
-                        if self.distances else None}
+               'table': table('distance', rows) if self.distances else None}
     tables = [table(f'difference_{i}', rows)
               for i, rows in enumerate(self.differences)]
     if self.rotary:
       at = jnp.arange(x.shape[1]) if cache is None else position[None]
       q, k = attention.rotate(q, at), attention.rotate(k, at)
-    if cache is None and self.sparse:
+    if memory:
+      y = attention.across(q, k, v, memory.mask, table=options['table'],
+                           block=self.block, key=self._key(train),
+                           dropout=self.dropout)
+    elif cache is None and self.sparse:
       y = attention.sparse_causal(q, k, v, self.sparse, key=self._key(train),
                                   dropout=self.dropout)
     elif cache is None:
@@ -98,23 +126,36 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-  """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+  """x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+  Between them, with a memory, x + across(norm(x), memory). In an encoder x is
+  the memory of its own attention.
+  """
 
   attention: dict[str, Any]
   feed_forward: int
+  encodes: bool = False
   activation: str = 'relu'  # Or 'gelu'.
   output_scale: float = 1.0  # Of the kernels that write to the stream.
   dropout: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, values=(), cache=None, position=None, train=False):
+  def __call__(self, x, values=(), cache=None, position=None, train=False,
+               memory=None):
     drop = functools.partial(Dropout(self.dropout), train=train)
+    attend = functools.partial(Attention, output_scale=self.output_scale,
+                               dropout=self.dropout, dtype=self.dtype)
     y = _norm('norm_attention', self.dtype)(x)
-    y, cache = Attention(**self.attention, output_scale=self.output_scale,
-                         dropout=self.dropout, dtype=self.dtype,
-                         name='attention')(y, values, cache, position, train)
+    own = Memory(y, memory.mask) if self.encodes else None
+    y, cache = attend(**self.attention, name='attention')(
+        y, values, cache, position, train, own)
     x += drop(y)
+    if memory and not self.encodes:
+      y = _norm('norm_across', self.dtype)(x)
+      kind = {k: self.attention[k] for k in ('heads', 'width', 'block')}
+      y, _ = attend(**kind, name='across')(y, train=train, memory=memory)
+      x += drop(y)
     y = _norm('norm_feed_forward', self.dtype)(x)
     y = _ACTIVATIONS[self.activation](
         _dense(self.feed_forward, 'inner', self.dtype, bias=True)(y))
@@ -130,13 +171,67 @@ class Round(nn.Module):
   layer: Any  # `Layer` but for its attention.
 
   @nn.compact
-  def __call__(self, x, train=False):
+  def __call__(self, x, train=False, memory=None):
     for n, kind in enumerate(self.attentions):
-      x, _ = self.layer(attention=kind, name=f'turn_{n}')(x, train=train)
+      x, _ = self.layer(attention=kind, name=f'turn_{n}')(
+          x, train=train, memory=memory)
     return x, None
 
 
-class Transformer(nn.Module):
+class _Network(nn.Module):
+  """What the networks below share."""
+
+  def _vectors(self, name, ids, count, width):
+    """sqrt(C) times rows of a table; as a matmul, so that gradients repeat."""
+    table = self.param(name, nn.initializers.normal(self.width**-0.5),
+                       (count, width))
+    one_hot = jax.nn.one_hot(ids, count, dtype=self.dtype)
+    return one_hot @ table.astype(self.dtype) * math.sqrt(self.width)
+
+  def _scan(self, part, x, times, train, memory):
+    """A part again and again, each time with parameters of its own."""
+    one = lambda part, x: part(x, train=train, memory=memory)
+    if self.remat:
+      one = nn.remat(one, prevent_cse=False)
+    return nn.scan(one, variable_axes={'params': 0},
+                   split_rngs={'params': True, 'dropout': True},
+                   length=times)(part, x)[0]
+
+
+class Encoder(_Network):
+  """A sequence as the `Memory` of a `Transformer`.
+
+  Each place sees all that are real; relative positions count both ways.
+  """
+
+  vocab: int
+  width: int  # C
+  layers: int
+  heads: int
+  attention_width: int
+  feed_forward: int
+  distances: int = 0
+  block: int = 0
+  dropout: float = 0.0
+  remat: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens, mask, train=False):  # [B, S] each.
+    x = self._vectors('tokens', tokens, self.vocab, self.width)
+    at = jnp.arange(tokens.shape[1])
+    x += sinusoid(at, self.width)[None].astype(self.dtype)
+    x = Dropout(self.dropout)(x, train)
+    layer = Layer(
+        attention={'heads': self.heads, 'width': self.attention_width,
+                   'distances': self.distances, 'block': self.block},
+        feed_forward=self.feed_forward, encodes=True, dropout=self.dropout,
+        dtype=self.dtype, name='layers')
+    x = self._scan(layer, x, self.layers, train, Memory(None, mask))
+    return Memory(_norm('norm', self.dtype)(x), mask)
+
+
+class Transformer(_Network):
   """Logits of the next token after each input token."""
 
   vocab: int
@@ -165,7 +260,7 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(self, tokens, values=(), caches=None, position=None,
-               added=(), mix=None, train=False):
+               added=(), mix=None, train=False, memory=None):
     """[B, L] -> logits [B, L, V] in float32, and the caches if there are any.
 
     Args:
@@ -179,6 +274,8 @@ class Transformer(nn.Module):
       mix: [B] or None: a row's vectors by this, and those of the row before
         (of the first row: the last) by the rest.
       train: with dropout, of the 'dropout' rng.
+      memory: `Memory` that each layer looks at; with caches, what `memories`
+        made of it.
     """
     if self.sparse and (self.distances or self.differences or self.local):
       raise ValueError('sparse attention has no tables of distances or '
@@ -208,20 +305,15 @@ class Transformer(nn.Module):
     if self.stacked:
       if self.differences:
         x, _ = layer(attention=kinds.pop(0), name='first')(
-            x, values, train=train)
+            x, values, train=train, memory=memory)
       part = (layer(attention=turns[0], name='layers') if len(turns) == 1 else
               Round(tuple(turns), layer, name='layers'))
-      one = lambda part, x: part(x, train=train)
-      if self.remat:
-        one = nn.remat(one, prevent_cse=False)
-      x, _ = nn.scan(one, variable_axes={'params': 0},
-                     split_rngs={'params': True, 'dropout': True},
-                     length=len(kinds) // len(turns))(part, x)
+      x = self._scan(part, x, len(kinds) // len(turns), train, memory)
     else:
-      out = []
+      out, memory = [], memory or (None,) * self.layers
       for n, (kind, cache) in enumerate(zip(kinds, caches, strict=True)):
         x, cache = layer(attention=kind, name=f'layer_{n}')(
-            x, values if not n else (), cache, position)
+            x, values if not n else (), cache, position, memory=memory[n])
         out.append(cache)
       caches = tuple(out)
     x = _norm('norm', jnp.float32)(x)
@@ -252,6 +344,17 @@ class Transformer(nn.Module):
         self.width // self.heads, 0 if n else len(self.differences),
         self.dtype) for n in range(self.layers))
 
+  def memories(self, params, memory):
+    """Of each layer, for many steps; `params` as of `for_steps`."""
+
+    def of(layer, name):
+      y = memory.x @ layer['across'][name]['kernel'].astype(self.dtype)
+      return y.reshape(*y.shape[:2], self.heads, -1)
+
+    layers = (params[f'layer_{n}'] for n in range(self.layers))
+    return tuple(Memory((of(x, 'key'), of(x, 'value')), memory.mask)
+                 for x in layers)
+
   def _embed(self, tokens, at):
     """Of the width, half is the token's if places are concatenated."""
     parts = {'token': self.width}
@@ -273,13 +376,6 @@ class Transformer(nn.Module):
             'voices', at % self.voices, self.voices, parts['voice'])))
       return jnp.concatenate(x, -1)
     return x
-
-  def _vectors(self, name, ids, count, width):
-    """sqrt(C) times rows of a table; as a matmul, so that gradients repeat."""
-    table = self.param(name, nn.initializers.normal(self.width**-0.5),
-                       (count, width))
-    one_hot = jax.nn.one_hot(ids, count, dtype=self.dtype)
-    return one_hot @ table.astype(self.dtype) * math.sqrt(self.width)
 
 
 def sinusoid(positions, width: int):

@@ -191,6 +191,150 @@ def test_dropout_is_drawn_from_its_key_in_training_only():
   assert np.abs(run(0) - net.apply(params, tokens)[0]).max() > 0.1
 
 
+# ---------------------------------------------------------------- encoders
+
+
+def encoded(distances=4, seed=0, **kwargs):
+  """An encoder, and what it takes: the second of its two rows is shorter."""
+  sizes = {k: v for k, v in SMALL.items() if k != 'vocab'}
+  net = transformer.Encoder(vocab=9, distances=distances, **sizes | kwargs)
+  tokens = np.random.default_rng(seed).integers(0, 9, (2, 7)).astype(np.int32)
+  mask = np.array([[1] * 7, [1] * 4 + [0] * 3], np.float32)
+  return net, jax.jit(net.init)(jax.random.key(1), tokens, mask), tokens, mask
+
+
+def attentive(**kwargs):
+  """A decoder of that: its memory as well."""
+  encoder, params, tokens, mask = encoded()
+  memory = jax.jit(encoder.apply)(params, tokens, mask)
+  net, _, tokens, values = make(**kwargs)
+  params = jax.jit(net.init)(jax.random.key(0), tokens, values, memory=memory)
+  return net, params, tokens, values, memory
+
+
+@pytest.mark.parametrize('kind', ['differences', 'strided in turns',
+                                  'remat, in blocks'])
+def test_with_a_memory_one_token_at_a_time_gives_the_same_logits(kind):
+  net, params, tokens, values, memory = attentive(**KINDS[kind])
+  whole, _ = jax.jit(net.apply)(params, tokens, values, memory=memory)
+  caches = net.empty_caches(2, 12)
+  single, apart = net.for_steps(params['params'])
+  memories = net.memories(apart, memory)
+  step = jax.jit(lambda c, t, v, i: single.apply(
+      {'params': apart}, t, v, c, i, memory=memories))
+  for i in range(12):
+    at = slice(i, i + 1)
+    got, caches = step(caches, tokens[:, at], tuple(v[:, at] for v in values),
+                       jnp.int32(i))
+    np.testing.assert_allclose(got[:, 0], whole[:, i], atol=1e-5)
+
+
+def test_an_encoder_and_a_decoder_equal_a_literal_restatement():
+  encoder, variables, notes, mask = encoded(distances=3, layers=2)
+  net, _, tokens, _ = make(layers=2, distances=5)
+  tokens[0, 0] = transformer.NOTHING
+  memory = jax.jit(encoder.apply)(variables, notes, mask)
+  both = jax.jit(net.init)(jax.random.key(0), tokens, memory=memory)
+  e, d = (jax.tree.map(lambda x: np.asarray(x, np.float64), v['params'])
+          for v in (variables, both))
+
+  def norm(x, w):
+    mean = x.mean(-1, keepdims=True)
+    return ((x - mean) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * w['scale']
+            + w['bias'])
+
+  def attend(w, x, source, seen, table=None, zero=0):
+    """seen(b, i, j); the table's row `zero` is that of the own place."""
+    heads = lambda x, name: (x @ w[name]['kernel']).reshape(
+        *x.shape[:2], 4, -1)
+    q, k, v = heads(x, 'query'), heads(source, 'key'), heads(source, 'value')
+    out = np.zeros((*q.shape[:3], v.shape[3]))
+    for b, i, h in np.ndindex(q.shape[:3]):
+      weights = np.zeros(k.shape[1])
+      for j in range(len(weights)):
+        vector, row = k[b, j, h], zero + j - i
+        if table is not None and 0 <= row < table.shape[1]:
+          vector = vector + table[h, row]
+        weights[j] = seen(b, i, j) * math.exp(q[b, i, h] @ vector / 2)
+      out[b, i, h] = weights / weights.sum() @ v[b, :, h]
+    return out.reshape(x.shape) @ w['output']['kernel']
+
+  def feed_forward(w, x):
+    y = np.maximum(x @ w['inner']['kernel'] + w['inner']['bias'], 0)
+    return y @ w['outer']['kernel'] + w['outer']['bias']
+
+  def embed(table, ids):
+    x = np.where((ids >= 0)[..., None], table[ids] * math.sqrt(32), 0.0)
+    return x + np.asarray(transformer.sinusoid(jnp.arange(ids.shape[1]), 32))
+
+  x = embed(e['tokens'], notes)
+  real = lambda b, i, j: mask[b, j]
+  for n in range(2):
+    w = jax.tree.map(lambda x, n=n: x[n], e['layers'])
+    y = norm(x, w['norm_attention'])
+    x = x + attend(w['attention'], y, y, real, w['attention']['distance'], 2)
+    x = x + feed_forward(w, norm(x, w['norm_feed_forward']))
+  heard = norm(x, e['norm'])
+  np.testing.assert_allclose(memory.x, heard, atol=2e-5)
+  x = embed(d['tokens'], tokens)
+  for n in range(2):
+    w = jax.tree.map(lambda x, n=n: x[n], d['layers'])
+    y = norm(x, w['norm_attention'])
+    x = x + attend(w['attention'], y, y, lambda b, i, j: j <= i,
+                   w['attention']['distance'], 4)
+    x = x + attend(w['across'], norm(x, w['norm_across']), heard, real)
+    x = x + feed_forward(w, norm(x, w['norm_feed_forward']))
+  got, _ = jax.jit(net.apply)(both, tokens, memory=memory)
+  np.testing.assert_allclose(got, norm(x, d['norm']) @ d['logits'].T, atol=2e-5)
+
+
+def test_each_place_of_an_encoder_sees_all_real_ones_and_no_padding():
+  net, params, tokens, mask = encoded()
+  apply = jax.jit(net.apply)
+  plain = apply(params, tokens, mask).x
+  for at in range(7):
+    other = tokens.copy()
+    other[:, at] = (other[:, at] + 1) % 9
+    change = np.abs(apply(params, other, mask).x - plain).max(-1)  # [2, 7]
+    assert (change[0] > 1e-4).all()
+    assert (change[1, :4] > 1e-4).all() == (at < 4)
+    if at >= 4:
+      np.testing.assert_array_equal(change[1, :4], 0)
+
+
+def test_all_logits_see_the_memory_but_not_its_padding():
+  net, params, tokens, _, memory = attentive(distances=8)
+  apply = jax.jit(net.apply)
+  plain, _ = apply(params, tokens, memory=memory)
+  for at, rows in ((0, 2), (3, 2), (6, 1)):
+    x = memory.x.at[:, at].add(1.0)
+    got, _ = apply(params, tokens, memory=memory._replace(x=x))
+    change = np.abs(got - plain).max(-1)
+    assert (change[:rows] > 1e-3).all()
+    np.testing.assert_array_equal(change[rows:], 0)
+
+
+def test_with_a_memory_a_token_changes_no_logits_before_its_own():
+  net, params, tokens, _, memory = attentive(distances=8)
+  apply = jax.jit(net.apply)
+  plain, _ = apply(params, tokens, memory=memory)
+  for t in (1, 5, 11):
+    other = tokens.copy()
+    other[:, t] = (other[:, t] + 1) % 17
+    got, _ = apply(params, other, memory=memory)
+    np.testing.assert_array_equal(got[:, :t], plain[:, :t])
+    assert np.abs(got[:, t] - plain[:, t]).max() > 1e-3
+
+
+def test_encoders_have_dropout_in_training_only():
+  net, params, tokens, mask = encoded(dropout=0.5)
+  run = jax.jit(lambda n: net.apply(params, tokens, mask, train=True,
+                                    rngs={'dropout': jax.random.key(n)}).x)
+  np.testing.assert_array_equal(run(0), run(0))
+  assert np.abs(run(0) - run(1)).max() > 0.1
+  assert np.abs(run(0) - net.apply(params, tokens, mask).x).max() > 0.1
+
+
 @pytest.mark.parametrize('width, step, rate', [
     (256, 0, 0.0), (256, 1, 1.747e-7), (256, 4000, 6.988e-4),
     (256, 8000, 1.398e-3), (256, 32_000, 6.988e-4), (512, 1, 1.235e-7),

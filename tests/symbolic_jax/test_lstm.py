@@ -10,7 +10,8 @@ import pytest
 
 from common import config as config_lib
 from common import errors, midi
-from symbolic_jax import chorales, language_model, lstm
+from common.data import synthetic
+from symbolic_jax import chorales, language_model, lstm, pieces
 
 
 def config_of(**changes):
@@ -47,7 +48,7 @@ def small(scale=5.0, **changes):
 
 def apply(config, state, tokens):
   net = lstm.LSTM(chorales.VOCAB, config.model.units,
-                  config.model.layers)
+                  config.model.layers, attention=config.model.attention)
   return net.apply({'params': state.params['model']}, tokens)[0]
 
 
@@ -106,9 +107,11 @@ def test_gradients_through_the_fast_recurrence_are_those_of_the_scan():
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_cached_steps_give_the_logits_of_the_whole_sequence():
-  config, _, state = small()
-  net = lstm.LSTM(48, config.model.units, config.model.layers)
+@pytest.mark.parametrize('attention', [0, 5])
+def test_cached_steps_give_the_logits_of_the_whole_sequence(attention):
+  config, _, state = small(attention=attention, scale=2.0)
+  net = lstm.LSTM(48, config.model.units, config.model.layers,
+                  attention=attention)
   tokens = language_model.shift(batch_of(3, 32)['tokens'])
   step = jax.jit(lambda token, carry: net.apply(
       {'params': state.params['model']}, token[:, None], carry))
@@ -117,7 +120,40 @@ def test_cached_steps_give_the_logits_of_the_whole_sequence():
     out, carry = step(token, carry)
     logits.append(out[:, 0])
   np.testing.assert_allclose(np.stack(logits, 1), apply(config, state, tokens),
-                             atol=1e-5)
+                             atol=5e-5)
+
+
+def test_attention_equals_a_literal_loop():
+  config, _, state = small(attention=3, units=6, scale=2.0)
+  params = jax.tree.map(np.float64, state.params['model'])
+  tokens = np.asarray(language_model.shift(batch_of(1, 12)['tokens']))
+  sigmoid = lambda x: 1 / (1 + np.exp(-x))
+
+  def cell(z, c):
+    i, j, f, o = np.split(z, 4)
+    c = c * sigmoid(f + 1) + sigmoid(i) * np.tanh(j)
+    return c, np.tanh(c) * sigmoid(o)
+
+  p, second, last = (params[k] for k in ('layer_0', 'layer_1', 'output'))
+  dense = lambda name, *parts: (
+      np.concatenate(parts) @ p[f'{name}_kernel'] + p[f'{name}_bias'])
+  c, h, seen, c2, h2 = np.zeros((5, 6))
+  outputs, want = [np.zeros(6)] * 3, []
+  for token in tokens[0]:
+    x = np.arange(48) == token
+    c, h = cell(dense('gates', dense('enter', x, seen), h), c)
+    query = dense('query', c, h)
+    energy = [np.tanh(o @ p['key'] + query) @ p['value'][:, 0]
+              for o in outputs[-3:]]  # Those before this step.
+    weights = np.exp(energy) / np.exp(energy).sum()
+    seen = sum(w * o for w, o in zip(weights, outputs[-3:], strict=True))
+    outputs.append(dense('leave', h, seen))
+    z = np.concatenate([outputs[-1], h2]) @ second['kernel'] + second['bias']
+    c2, h2 = cell(z, c2)
+    want.append(h2 @ last['kernel'] + last['bias'])
+  assert np.ptp(weights) > 0.1  # It did not look at all alike.
+  got = apply(config, state, jnp.asarray(tokens))[0]
+  np.testing.assert_allclose(got, want, atol=2e-5)
 
 
 @pytest.mark.parametrize('at', [0, 7, 30])
@@ -141,6 +177,46 @@ def test_bfloat16_keeps_cell_state_and_logits_in_float32():
   assert [(c.dtype, h.dtype) for c, h in carry] == [
       (jnp.float32, jnp.bfloat16)] * config.model.layers
   np.testing.assert_allclose(logits, apply(config, state, tokens), atol=0.02)
+
+
+@pytest.mark.parametrize('ablation, vocab', [
+    ('base', 310), ('keys_128', 390), ('no_velocity', 278)])
+def test_vocabularies_of_performances(ablation, vocab):
+  file = config_lib.module('lstm_maestro')
+  config = file.get_config('tiny')
+  config.update_from_flattened_dict(file.ablations().get(ablation, {}))
+  assert pieces.make(config).vocab == vocab
+
+
+def test_performances_without_velocity_are_the_others_without_these_tokens():
+  notes = np.zeros(3, midi.NOTE)
+  notes['start_s'], notes['end_s'] = [0, 0.5, 1], [0.7, 2, 3]
+  notes['pitch'], notes['velocity'] = [60, 64, 67], [40, 80, 120]
+  example = {'id': b'a', 'midi': midi.encode(notes)}
+  config = config_lib.load('lstm_maestro:tiny')
+  told = pieces.make(config).encode(example)
+  config.model.velocities = 0
+  kind = pieces.make(config)
+  untold = kind.encode(example)
+  assert len(told) == 3 + len(untold)
+  np.testing.assert_array_equal(untold, told[told < kind.vocab])
+
+
+def test_networks_trained_on_excerpts_are_scored_in_longer_segments():
+  file = config_lib.module('lstm_maestro')
+  config = file.get_config()
+  config.update_from_flattened_dict(file.ablations()['excerpts_512'])
+  example = synthetic.performance('valid', 0)
+  example['id'] = example['id'].encode()
+  rng = np.random.default_rng(0)
+  assert lstm.preprocess(config)(example, rng)['tokens'].shape == (512,)
+  rows = [x['tokens'] for x in lstm.segments(config)(example)]
+  assert {x.shape for x in rows} == {(2048,)}
+
+
+def test_a_number_of_outputs_to_look_at_that_is_none_is_refused():
+  with pytest.raises(errors.UserError, match=r'model\.attention=-1 .*0 .*40'):
+    lstm.build(config_of(attention=-1))
 
 
 # ---------------------------------------------------------------- examples
