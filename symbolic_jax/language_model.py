@@ -104,7 +104,7 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
     primer_s: how much of it, from its first note on; 0 for up to half of the
       sample.
     duration_s: length of a sample, primer included, where tokens last equally
-      long (chorales, at 120 beats a minute; so are primers of chorales read).
+      long (chorales, at 120 beats a minute, whatever a primer's tempo is).
     tokens: length of a sample in tokens, primer included; 0 for that of
       training, and no shorter.
     temperature: 1 draws from the model, lower is safer, 0 takes the best.

@@ -59,7 +59,8 @@ class Chorales:
     if seconds and seconds < self._step_s:
       raise errors.UserError(f'primer_s={seconds} does not work; use 0, or '
                              f'{self._step_s} (a sixteenth) and more')
-    voices = chorales.from_notes(midi.read(path), self._step_s, self._programs)
+    voices = chorales.from_notes(
+        midi.read_steady(path), self._step_s, self._programs)
     if seconds:
       voices = voices[:round(seconds / self._step_s)]
     return chorales.encode(voices)

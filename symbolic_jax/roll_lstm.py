@@ -186,7 +186,7 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
     config: of the run.
     count: number of samples.
     primer: MIDI file whose beginning every sample starts with; drums do not
-      count.
+      count. Its tempo does not either: a frame is a quarter, two a second.
     primer_s: how much of it, from its first note on; 0 for up to half of the
       sample.
     duration_s: length of a sample, primer included; 0 for that of training.
@@ -221,7 +221,7 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
 
 def _read(path, step_s):
   """Frames [T, K] of a MIDI file, from its first note on."""
-  notes = midi.read(path)
+  notes = midi.read_steady(path)
   notes = notes[~notes['is_drum']]
   try:
     timeline.check(notes, LOW, LOW + KEYS - 1, 'a piano')

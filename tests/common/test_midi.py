@@ -94,6 +94,39 @@ def test_the_tempo_map_gives_seconds(tmp_path):
   np.testing.assert_allclose(got['end_s'], [0.5, 1.5, 2.5, 2.75, 3.0])
 
 
+def test_a_steady_reading_knows_beats_and_no_tempo(tmp_path):
+  path = tmp_path / 'x.mid'
+  file = mido.MidiFile(type=1, ticks_per_beat=480)
+  file.tracks.append(mido.MidiTrack([
+      mido.MetaMessage('set_tempo', tempo=mido.bpm2tempo(90), time=0),
+      mido.MetaMessage('set_tempo', tempo=mido.bpm2tempo(60), time=960)]))
+  file.tracks.append(mido.MidiTrack([
+      mido.Message('note_on', note=60, velocity=64, time=480),
+      mido.Message('note_off', note=60, time=120),
+      mido.Message('note_on', note=62, velocity=64, time=720),
+      mido.Message('note_off', note=62, time=240)]))
+  file.save(path)
+  notes = midi.read_steady(path)
+  np.testing.assert_allclose(notes['start_s'], [0.5, 1.375])
+  np.testing.assert_allclose(notes['end_s'], [0.625, 1.625])
+  assert midi.read(path)['start_s'][0] == pytest.approx(60 / 90)
+  midi.write(path, some_notes())  # Whose tempo is 120.
+  for name in midi.NOTE.names:
+    np.testing.assert_allclose(midi.read_steady(path)[name],
+                               midi.read(path)[name], atol=1e-9)
+
+
+def test_frames_have_no_beats_to_be_read_steadily(tmp_path):
+  path = tmp_path / 'x.mid'
+  track = (b'\x00\x90\x3c\x40' + b'\x64\x80\x3c\x00'  # 100 ticks long.
+           + b'\x00\xff\x2f\x00')
+  path.write_bytes(b'MThd' + struct.pack('>IHHH', 6, 0, 1, 0xe728)  # 25 x 40.
+                   + b'MTrk' + struct.pack('>I', len(track)) + track)
+  notes = midi.read_steady(path)
+  np.testing.assert_allclose(notes['end_s'] - notes['start_s'], 0.1)
+  np.testing.assert_array_equal(notes, midi.read(path))
+
+
 def test_notes_without_length_are_left_out(tmp_path):
   file = mido.MidiFile()
   file.tracks.append(mido.MidiTrack([
