@@ -12,7 +12,7 @@ import toy_codec
 from common import config as config_lib
 from common import errors, generate, runs, sharding, trainer
 from common.data import builders, codes
-from vqvae_jax import code_prior
+from vqvae_jax import code_prior, pixelsnail
 
 SHAPE, UPPER, SIZE = (4, 6), (2, 3), 11
 NAMES = {'top': UPPER, 'bottom': SHAPE}
@@ -56,7 +56,7 @@ def build(config):
 def network(config):
   """(PixelSNAIL, Condition, params), with weights large enough to matter."""
   m = config.model
-  net = code_prior.PixelSNAIL(
+  net = pixelsnail.PixelSNAIL(
       tuple(m.shape), m.size, m.channels, m.kernel, m.blocks, m.layers,
       m.width, m.attention, m.heads, m.output_layers, m.activation, 0.0)
   params = build(config).init(jax.random.key(0), {}).params['model']
@@ -109,7 +109,7 @@ def test_with_a_cache_the_logits_are_those_of_all_codes_at_once(size, changes):
   def step(cache, code, number):
     out, new = net.apply(
         {'params': params['net'], **cache}, code[:, None, None], told,
-        at=code_prior.Position(number, SHAPE), mutable='cache')
+        at=pixelsnail.Position(number, SHAPE), mutable='cache')
     return new, out[:, 0, 0]
 
   flat = x.reshape(3, -1)
@@ -217,7 +217,7 @@ def test_a_top_code_moves_only_what_its_convolutions_reach(layers):
   config = small('tiny_bottom', **{
       'model.shape': (12, 16), 'model.upper_shape': (6, 8)})
   m, batch = config.model, rows(config, 1)
-  condition = code_prior.Condition(
+  condition = pixelsnail.Condition(
       m.condition_channels, 3, layers, m.upper_size, (2, 2), {}, m.activation,
       0.0)
   variables = condition.init(jax.random.key(1), batch['top'], {})
