@@ -35,7 +35,7 @@ def get_config(size: str = 'paper'):
   c.eval_every = c.sample_every = c.checkpoint.every = 5000
   c.checkpoint.best = 'eval/nll'
   c.model.tokens = 'accompaniment'
-  c.model.melody = 'skyline'  # How it is found: symbolic_jax/melody.py.
+  c.model.melody = 'likeliest'  # How it is found: symbolic_jax/melody.py.
   c.model.low, c.model.high = 21, 108
   c.model.stretch = (0.95, 0.975, 1.0, 1.025, 1.05)
   c.model.transpose = 3
@@ -92,7 +92,7 @@ def ablations() -> dict[str, dict]:
   return {
       'baseline': {**plain, 'model.distances': 0},
       'plain_encoder': plain,
-      'likeliest_melody': {'model.melody': 'likeliest'},
+      'skyline_melody': {'model.melody': 'skyline'},
   }
 
 

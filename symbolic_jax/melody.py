@@ -6,6 +6,11 @@ nothing has, NO_EVENT, OFF, pitches from low to high; 92 of them.
 
 Which notes of many are the melody is found in one of two ways.
 
+  likeliest  That of a hidden Markov model, as score2perf finds it: melodies
+             like small steps and the highest notes, and rest only where nothing
+             sounds. Quick notes are often passed over, and short rests. Of
+             notes that begin in one step the last counts; an OFF of those
+             before it stays where it was written.
   skyline    A note is of it that begins as the highest of all that sound, and
              lasts to its own end, or to the start of the next. For hands that
              let go late: an upper note that ends within a step does not hide a
@@ -13,9 +18,6 @@ Which notes of many are the melody is found in one of two ways.
              in one step the longer counts. A lower note that goes on when the
              melody has ended is not taken up again. A single line stays as it
              is.
-  likeliest  That of a hidden Markov model, as score2perf finds it: melodies
-             like small steps and the highest notes, and rest only where nothing
-             sounds. Quick notes are often passed over, and short rests.
 
 Shapes: N notes, S steps, F frames, P pitches, M = 1 + 2 P states.
 """
@@ -28,7 +30,7 @@ from common import midi
 from symbolic_jax import timeline
 
 PAD, NO_EVENT, OFF, FIRST = 0, 2, 3, 4  # 1 is the end of score2perf's targets.
-WAYS = ('skyline', 'likeliest')
+WAYS = ('likeliest', 'skyline')
 
 # Of `likeliest`, as score2perf sets them.
 SCALE = 2.0  # Semitones at which an interval is half as likely as none.
@@ -57,21 +59,27 @@ class Melody:
     """At most so many tokens for so much music."""
     return int(seconds * self.steps_per_s + 0.5) + 1
 
-  def encode(self, notes, way: str = 'skyline') -> np.ndarray:
+  def encode(self, notes, melody=None) -> np.ndarray:
     """Tokens [S] int32 of the melody in a table of notes (`midi.NOTE`).
 
-    Time begins at 0, and the last note of all, melody or not, ends it.
+    Args:
+      notes: time begins at 0, and the last of all, melody or not, ends it.
+      melody: table of those that are the melody, in order, such as `likeliest`
+        finds; without it they are the skyline.
     """
     timeline.check(notes, self.low, self.high, 'a melody')
-    steps = timeline.on_grid(notes, self.steps_per_s)[1].max()
-    if way == 'likeliest':
-      notes = likeliest(notes)
-    start, end = timeline.on_grid(notes, self.steps_per_s)
-    start, end, pitch = skyline(start, end, notes['pitch'].astype(np.int64))
-    tokens = np.full(steps, NO_EVENT, np.int32)
-    tokens[end[end < steps]] = OFF
-    tokens[start] = FIRST + pitch - self.low
-    return tokens
+    steps = int(notes['end_s'].max() * self.steps_per_s + 0.5)
+    chosen = notes if melody is None else melody
+    start, end = timeline.on_grid(chosen, self.steps_per_s)
+    pitch = chosen['pitch'].astype(np.int64)
+    if melody is None:
+      start, end, pitch = skyline(start, end, pitch)
+    steps = max(steps, end.max(initial=0))
+    tokens = np.full(steps + 1, NO_EVENT, np.int32)
+    # Note by note: of two tokens in one place the later counts.
+    tokens[np.stack([start, end], 1).ravel()] = np.stack(
+        [FIRST + pitch - self.low, np.full_like(pitch, OFF)], 1).ravel()
+    return tokens[:steps]
 
   def decode(self, tokens) -> np.ndarray:
     """Notes in order; an OFF where nothing sounds says nothing."""
@@ -135,12 +143,12 @@ def likeliest(notes) -> np.ndarray:
   edges = np.concatenate([[0], times, [total]])
   with np.errstate(divide='ignore'):
     frames = np.log(frames) * np.diff(edges)[:, None]
-    moves = np.log(_moves(pitches))
-  score, back = moves[0] + frames[0], []
+    moves = np.log(_moves(pitches)).T.copy()  # To a state, from each.
+  score, back, every = moves[:, 0] + frames[0], [], np.arange(len(moves))
   for frame in frames[1:]:
-    paths = score[:, None] + moves
-    back.append(paths.argmax(0))
-    score = paths.max(0) + frame
+    paths = score + moves
+    back.append(paths.argmax(1))
+    score = paths[every, back[-1]] + frame
   path = [score.argmax()]
   for parent in reversed(back):
     path.append(parent[path[-1]])
@@ -160,7 +168,8 @@ def _moves(pitches):
   size = len(pitches)
   interval = np.arange(128)[:, None] - np.arange(128)
   near = 1 / (1 + (interval / SCALE)**2)
-  near *= (1 - REST) / near.sum(1, keepdims=True)
+  near /= near.sum(1, keepdims=True)
+  near *= 1 - REST
   moves = np.zeros((1 + 2 * size, 1 + 2 * size))
   begin, hold = slice(1, 1 + size), slice(1 + size, None)
   moves[0, 0], moves[0, begin] = 1, 1 / 128

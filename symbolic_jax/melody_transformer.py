@@ -13,10 +13,10 @@ the query get terms of other distances. Here the encoder has distances both
 ways. The released encoder's constant 'target space' vector is left out.
 
 Examples are as in the released data: windows of 5 to 30 s with the notes that
-begin there, ended where the window ends; stretched and transposed before they
-are encoded. There every piece was cut ten times over in advance, here there is
-a new window of it in each epoch. One with more events than `model.length` is
-halved until it fits.
+begin there, ended where the window ends; stretched and transposed, melody and
+all, before they are encoded. There every piece was cut ten times over in
+advance, here there is a new window of it in each epoch. One with more events
+than `model.length` is halved until it fits.
 
 Likelihood: nats per token, END among them, in consecutive windows of
 `model.eval_s`: every note counts once, in the window that it begins in.
@@ -50,7 +50,7 @@ def preprocess(config):
 
   def fn(example, rng):
     notes = _any_window(kind.notes(example), rng, *config.model.window_s)
-    return rows(kind.vary(notes, rng))[0]
+    return rows(notes, rng)[0]
 
   return fn
 
@@ -106,9 +106,9 @@ def _rows(config):
   kind, length = pieces.make(config), config.model.length
   pad = lambda x, n: np.pad(x, (0, n - len(x)), constant_values=pieces.PAD)
 
-  def fn(notes):
+  def fn(notes, rng=None):
     """Notes of a window -> its example, or those of its parts."""
-    tokens, melody = kind.row(notes)
+    tokens, melody = kind.row(notes, rng)
     if len(tokens) <= length:
       return [{'tokens': pad(tokens, length),
                'melody': pad(melody, kind.hears)}]
@@ -118,7 +118,7 @@ def _rows(config):
           f'config.model.length={length} is too short for {len(tokens)} events '
           f'in {2 * middle:.2f} s; use {len(tokens)} or more')
     parts = _window(notes, 0, middle), _window(notes, middle, np.inf)
-    return [row for part in parts if len(part) for row in fn(part)]
+    return [row for part in parts if len(part) for row in fn(part, rng)]
 
   return fn
 

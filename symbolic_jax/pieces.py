@@ -188,10 +188,19 @@ class Accompaniments(Performances):
     longest = max(m.window_s[1] * max(m.stretch), m.eval_s)
     self.hears = self.melody.steps(longest)
 
-  def row(self, notes):
-    """Notes of a window, whose time begins at 0 -> tokens, melody's tokens."""
+  def row(self, notes, rng=None):
+    """Notes of a window, whose time begins at 0 -> tokens, melody's tokens.
+
+    With an rng they are varied. The likeliest melody is found before that.
+    """
+    finds = self._way == 'likeliest'
+    melody = melody_lib.likeliest(notes) if finds else notes[:0]
+    if rng is not None:  # Both by the same draw.
+      notes, melody = np.split(
+          self.vary(np.append(notes, melody), rng), [len(notes)])
     tokens = np.append(self._events.encode(notes), events_lib.END)
-    return tokens.astype(np.int32), self.melody.encode(notes, self._way)
+    return tokens.astype(np.int32), self.melody.encode(
+        notes, melody if finds else None)
 
   def melody_of(self, path, seconds):
     """Of a MIDI file, from its first note on; of its first seconds, or all."""

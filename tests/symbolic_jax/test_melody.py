@@ -215,9 +215,30 @@ def test_the_likeliest_melody_is_that_of_all_there_are(rows):
 def test_likeliest_melodies_have_tokens_too():
   notes = table((0, 10, 60), (4, 4.5, 84), (11, 15, 62), (0, 20, 40))
   assert melody.likeliest(notes)['pitch'].tolist() == [60, 62]
-  tokens = PIANO.encode(notes, 'likeliest').tolist()
+  tokens = PIANO.encode(notes, melody.likeliest(notes)).tolist()
   assert tokens == [43, *[2] * 10, 45, *[2] * 8]
   assert PIANO.encode(notes)[4] == 67
+
+
+@pytest.mark.parametrize('rows, tokens', [
+    # A quick note is passed over; one of the same pitch is not.
+    ([(0, 4, 76), (0, 12, 48), (4.1, 8, 77), (6.2, 6.6, 90), (8, 12, 79)],
+     [59, *[2] * 3, 60, *[2] * 3, 62, *[2] * 3]),
+    ([(0, 3, 60), (3, 6, 60), (6, 6.3, 60), (6.3, 9, 60), (0, 9, 40)],
+     [43, 2, 2, 43, 2, 2, 43, 3, 2]),
+    # Of two in one step the later counts, and what ended before it.
+    ([(0, 4.6, 72), (4.6, 5.4, 67), (5.4, 13, 71), (13, 13.4, 72),
+      (13.4, 16, 69)], [55, *[2] * 4, 54, *[2] * 7, 52, 3, 2]),
+    ([(7, 11, 60), (11, 11.2, 64), (12, 12.1, 64), (20, 23, 62)],
+     [*[2] * 7, 43, *[2] * 4, 3, *[2] * 7, 45, 2, 2]),
+    # Only a note of the melody takes a whole step at the end.
+    ([(0, 10, 72), (9.6, 10, 50)], [55, *[2] * 9]),
+    ([(0, 10, 72), (9.6, 10.4, 74)], [55, *[2] * 9, 57])], ids=str)
+def test_likeliest_melodies_are_told_as_the_released_code_tells_them(
+    rows, tokens):
+  """What score2perf and note-seq 0.0.5 make of these notes."""
+  notes = table(*rows)
+  assert PIANO.encode(notes, melody.likeliest(notes)).tolist() == tokens
 
 
 def test_of_a_chorale_played_by_hand_the_soprano_is_found():

@@ -170,6 +170,20 @@ def test_training_draws_windows_varied_before_both_are_encoded():
   assert min(lowest) < ons(kind.encode(example)).min()
 
 
+def test_the_likeliest_melody_is_found_before_it_is_varied():
+  """As in the released code: 5 % longer, the high note would be of it."""
+  kind = pieces.make(config_of(stretch=(1.05,), transpose=0))
+  notes = table((0, 1, 60), (0.4, 0.78, 72))
+  tokens, melody = kind.row(notes, np.random.default_rng(0))
+  slower = table((0, 1.05, 60), (0.42, 0.819, 72))
+  np.testing.assert_array_equal(tokens, kind.row(slower)[0])
+  assert melody.tolist() == [43, *[2] * 10]
+  assert kind.row(slower)[1].tolist() == [43, 2, 2, 2, 55, *[2] * 6]
+  kind = pieces.make(config_of(stretch=(1.05,), transpose=2))
+  tokens, melody = kind.row(notes, np.random.default_rng(0))
+  assert melody[0] - 43 == ons(tokens)[0] - ons(kind.row(notes)[0])[0] != 0
+
+
 def test_where_nothing_is_played_the_nearest_note_is_taken():
   data = midi.encode(table((0, 1, 60), (500, 501, 64)))
   make = melody_transformer.preprocess(config_of())
@@ -376,7 +390,7 @@ def test_the_advice_for_a_long_melody_works(tmp_path):
 
 @pytest.mark.parametrize('changes, message', [
     ({'tokens': 'events'}, "tokens='events' .*'accompaniment'"),
-    ({'melody': 'lowest'}, "melody='lowest' .*'skyline' or 'likeliest'"),
+    ({'melody': 'lowest'}, "melody='lowest' .*'likeliest' or 'skyline'"),
     ({'eval_length': 96}, 'eval_length=96 .*eval_s'),
     ({'window_s': (3.0, 2.0)}, r'window_s=\(3\.0, 2\.0\) .*least'),
     ({'eval_s': 0.0}, 'eval_s=0.0'),
