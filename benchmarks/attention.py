@@ -5,15 +5,15 @@
 
 Each is one layer's attention, forward and gradient, with the table of the Music
 Transformer of table 3: 8 heads of 64, values of 32, half as many distances as
-tokens. `gathered` makes a vector for each pair of tokens (Shaw et al. 2018; 27
+tokens. `gathered` makes a vector for each pair of tokens (Shaw et al. 2018; 26
 GB at 2048 tokens, so only up to --gathered), `skewed` all logits at once,
 `blocks` is what models here use. Memory is what the compiled program asks for
 besides its arguments. The floor is the products of queries, keys, values and
 tables that no implementation can leave out (half of all pairs), at the rate of
 a large product of matrices.
 
-Then one training step of the whole model, with gathered attention and with
-ours.
+Then a gradient of the whole model, with gathered attention and with ours; there
+is no dropout and no optimiser.
 """
 
 import time
@@ -28,7 +28,7 @@ _LENGTHS = flags.DEFINE_list('lengths', ['512', '1024', '2048'], 'Tokens.')
 _ROWS = flags.DEFINE_integer('rows', 1, 'Sequences at once.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often; the fastest counts.')
 _GATHERED = flags.DEFINE_integer('gathered', 1024, 'Most tokens for that.')
-_STEP = flags.DEFINE_integer('step', 1024, 'Tokens of the training step.')
+_STEP = flags.DEFINE_integer('step', 1024, 'Tokens of the whole model.')
 HEADS, WIDTH, VALUES = 8, 64, 32
 LAYERS, STREAM, INNER, VOCAB = 6, 256, 2048, 310
 
@@ -136,7 +136,7 @@ def main(_):
   for length in map(int, _LENGTHS.value):
     compare(length, rate)
   ours, theirs = step(_STEP.value)
-  print(f'a training step of 6 layers, {_ROWS.value} x {_STEP.value}: '
+  print(f'a gradient of 6 layers, {_ROWS.value} x {_STEP.value}: '
         f'{ours[0]:.2f} s and {ours[1] / 2**20:.0f} MiB; gathered '
         f'{theirs[0]:.2f} s ({theirs[0] / ours[0]:.1f} times) and '
         f'{theirs[1] / 2**20:.0f} MiB ({theirs[1] / ours[1]:.1f} times)')

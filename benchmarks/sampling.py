@@ -5,8 +5,8 @@
 
 The network is the Music Transformer of table 3 (6 layers of 256, queries of
 512, 1024 distances, 310 ids, 12 million parameters), random weights. For each
-length the last tokens of a piece of that length are timed, when its cache is
-full; without a cache a token costs the whole piece so far. The floor is reading
+length the last tokens of a piece of that length are timed, with a cache of that
+size; without one a token costs the whole piece so far. The floor is reading
 every weight and every cached number once, at the rate of a large sum.
 """
 

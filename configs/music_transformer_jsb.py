@@ -70,7 +70,7 @@ def get_config(size: str = 'paper'):
   c.model.top_p = 1.0
   if size != 'paper':
     c.checkpoint.keep_every = 0
-  if size == 'small':  # All rows of one width, if `narrow` is left alone.
+  if size == 'small':  # 'base', 'relative' and 'baseline_wide' are one size.
     c.batch_size = 4
     c.steps = 2500
     c.eval_every = c.checkpoint.every = 250

@@ -67,7 +67,7 @@ def get_config(size: str = 'paper'):
     c.model.layers, c.model.length, c.model.distances = 3, 512, 256
     c.model.attention_width, c.model.feed_forward = 256, 1024
     c.model.heads, c.model.block = 4, 128
-    c.model.eval_length = 1024
+    c.model.eval_length = 1024  # eval/nll_from_0 is within `length`.
     c.model.learning_rate, c.model.warmup = 0.5, 400  # At most 1.6e-3.
   elif size == 'demo':
     c.data.name = 'synthetic_performances/demo'

@@ -43,6 +43,7 @@ class State:
     level: [B], the velocity told last, -1 before any.
     is_told: [B], whether it was told just now.
     may_shift: [B], whether time may pass.
+    has_begun: [B], whether there was a note.
     is_over: [B]
   """
 
@@ -51,6 +52,7 @@ class State:
   level: jax.Array
   is_told: jax.Array
   may_shift: jax.Array
+  has_begun: jax.Array
   is_over: jax.Array
 
 
@@ -208,8 +210,8 @@ class Events:
 
     A note ends only if it sounds, and not in the step of its start; VELOCITY
     comes before a start, and is another than before; a shift that is not the
-    longest has no other after it. The end of the piece comes when nothing
-    sounds, then padding.
+    longest has no other after it. The end of the piece comes after a note, when
+    nothing sounds; then padding.
 
     Args:
       ends: whether the END may be drawn.
@@ -222,6 +224,7 @@ class Events:
     count = jnp.zeros((rows, self.pitches), jnp.int32)
     return State(held=count, fresh=count, level=jnp.full(rows, -1),
                  is_told=jnp.zeros(rows, bool), may_shift=jnp.ones(rows, bool),
+                 has_begun=jnp.zeros(rows, bool),
                  is_over=jnp.zeros(rows, bool))
 
   def _advance(self, state, tokens):
@@ -243,6 +246,7 @@ class Events:
         is_told=jnp.where(is_event, is_velocity, state.is_told),
         may_shift=jnp.where(is_event, ~is_shift | (tokens == self.velocity - 1),
                             state.may_shift),
+        has_begun=state.has_begun | is_on,
         is_over=state.is_over | (tokens == END if self.reserved else False))
 
   def _allowed(self, state, ends):
@@ -259,6 +263,7 @@ class Events:
     if not self.reserved:
       return mask
     silent = ~((state.held + state.fresh) > 0).any(1)
-    mask = mask.at[:, END].set(silent & ~state.is_told & ends)
+    mask = mask.at[:, END].set(
+        silent & state.has_begun & ~state.is_told & ends)
     return jnp.where(state.is_over[:, None],
                      jnp.arange(self.vocab)[None] == PAD, mask)

@@ -318,6 +318,9 @@ def ids(*names_):
   return [of[name] for name in names_]
 
 
+A_NOTE = 'VELOCITY 3', 'ON 60', 'SHIFT 9', 'OFF 60'
+
+
 @pytest.mark.parametrize('good, bad', [
     ([], 'ON 60'),  # Its velocity was not told.
     ([], 'OFF 60'),
@@ -332,15 +335,18 @@ def ids(*names_):
     (['VELOCITY 3', 'ON 60', 'SHIFT 9', 'ON 60', 'OFF 60'], 'OFF 60'),
     (['VELOCITY 3', 'ON 60', 'SHIFT 9'], 'END'),  # Something sounds.
     (['SHIFT 100', 'SHIFT 100', 'SHIFT 9'], 'SHIFT 1'),
-    (['END'], 'SHIFT 1'),
-    (['END'], 'END')])
+    ([], 'END'),  # Nothing was played.
+    (['SHIFT 9'], 'END'),
+    ([*A_NOTE, 'END'], 'SHIFT 1'),
+    ([*A_NOTE, 'END'], 'END')])
 def test_the_grammar_refuses(good, bad):
   assert accepted(ids(*good, bad), ends=True).tolist() == [
       *[True] * len(good), False]
 
 
 def test_the_end_may_be_switched_off():
-  assert accepted(ids('END'), ends=True) and not accepted(ids('END'))
+  piece = ids(*A_NOTE, 'END')
+  assert accepted(piece, ends=True).all() and not accepted(piece)[-1]
 
 
 def test_the_grammar_follows_primers_it_would_not_have_written():
