@@ -96,6 +96,7 @@ def ablations() -> dict[str, dict]:
       'no_structure': {'model.structure': False},
       'no_mixup': {'model.mixup': 0.0},
       'no_conditions': {'model.drop': 1.0},
+      'fused': {'model.attention': 'fused'},
       'strided': {'model.attention': 'strided'},
       'fixed': {'model.attention': 'fixed'},
       'fixed_both': {'model.attention': 'fixed', 'model.combine': 'both'},

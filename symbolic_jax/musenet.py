@@ -19,7 +19,8 @@ not published is ours; so is the choice of the blocks of the Sparse Transformer
 (Child et al. 2019), whose memory-saving and kernels MuseNet was built on. Its
 patterns of attention are settings of `config.model`:
 
-  attention  'dense', 'strided' or 'fixed' (common/nn/attention.py)
+  attention  'dense', 'strided' or 'fixed' (common/nn/attention.py); 'fused' is
+             dense by a GPU's own kernel, which drops out no weights
   combine    'turns': layers see near keys and far ones in turns; 'both': each
              layer sees both; 'heads': half of the heads each
 
@@ -43,6 +44,7 @@ __all__ = ['build', 'preprocess', 'prompt', 'segments']
 
 PARTS = 128  # Of a piece, and where its countdown begins.
 CHORD = 32  # Notes of a chord that are told apart; ours.
+SPARSE = ('strided', 'fixed')
 PREFIX = 3  # Tokens before the music, at most.
 
 
@@ -197,9 +199,9 @@ def build(config):
       vocab=pieces.make(config).vocab, width=m.width, layers=m.layers,
       heads=m.heads, attention_width=m.width, feed_forward=4 * m.width,
       place='learned', learned=length, added=tuple(sizes.values()),
-      sparse=_sparse(m), block=m.block, activation='gelu',
-      output_scale=(2 * m.layers) ** -0.5, dropout=m.dropout, remat=m.remat,
-      dtype=jnp.dtype(config.dtype))
+      sparse=_sparse(m), fused=m.attention == 'fused', block=m.block,
+      activation='gelu', output_scale=(2 * m.layers) ** -0.5,
+      dropout=m.dropout, remat=m.remat, dtype=jnp.dtype(config.dtype))
 
   def added(tokens, total, place):
     values, place = features(tokens, total, place)
@@ -250,7 +252,7 @@ def build(config):
 
 def _sparse(m):
   """The patterns that layers take in turns."""
-  if m.attention == 'dense':
+  if m.attention not in SPARSE:
     return ()
   parts = ('near', 'far') if m.combine == 'turns' else (m.combine,)
   return tuple(attention.Sparse(m.attention, m.stride, m.columns, part)
@@ -260,14 +262,15 @@ def _sparse(m):
 def _check(config):
   m = config.model
   slices = config.batch_size // m.accumulate
-  sparse = m.attention != 'dense'
+  sparse = m.attention in SPARSE
   for good, given, works in (
       (m.tokens == 'musenet', f'model.tokens={m.tokens!r}', "'musenet'"),
       (m.length > PREFIX, f'model.length={m.length}', f'{PREFIX + 1} or more'),
       (m.width % m.heads == 0, f'model.width={m.width}',
        f'a multiple of model.heads={m.heads}'),
-      (m.attention in ('dense', 'strided', 'fixed'),
-       f'model.attention={m.attention!r}', "'dense', 'strided' or 'fixed'"),
+      (m.attention in ('dense', 'fused', *SPARSE),
+       f'model.attention={m.attention!r}',
+       "'dense', 'fused', 'strided' or 'fixed'"),
       (m.combine in ('turns', 'both', 'heads'), f'model.combine={m.combine!r}',
        "'turns', 'both' or 'heads'"),
       (not sparse or m.stride >= 1, f'model.stride={m.stride}',

@@ -63,6 +63,7 @@ class Attention(nn.Module):
   local: bool = False
   clip: bool = False
   sparse: attention.Sparse | None = None  # Then no tables, blocks or `local`.
+  fused: bool = False  # The same, and no dropout of weights.
   output_scale: float = 1.0
   dropout: float = 0.0
   dtype: Any = jnp.float32
@@ -102,6 +103,8 @@ class Attention(nn.Module):
     elif cache is None and self.sparse:
       y = attention.sparse_causal(q, k, v, self.sparse, key=self._key(train),
                                   dropout=self.dropout)
+    elif cache is None and self.fused:
+      y = attention.fused(q, k, v)
     elif cache is None:
       relations = [attention.Relation(*r)
                    for r in zip(tables, values, strict=True)]
@@ -250,6 +253,7 @@ class Transformer(_Network):
   local: bool = False
   clip: bool = False
   sparse: tuple[attention.Sparse, ...] = ()  # Layers take turns.
+  fused: bool = False
   added: tuple[int, ...] = ()  # Sizes of further tables of vectors of inputs.
   activation: str = 'relu'
   output_scale: float = 1.0
@@ -277,9 +281,10 @@ class Transformer(_Network):
       memory: `Memory` that each layer looks at; with caches, what `memories`
         made of it.
     """
-    if self.sparse and (self.distances or self.differences or self.local):
-      raise ValueError('sparse attention has no tables of distances or '
-                       'differences and is not local; use learned or rotary '
+    if (self.sparse or self.fused) and (
+        self.distances or self.differences or self.local):
+      raise ValueError('sparse or fused attention has no tables of distances '
+                       'or differences and is not local; use learned or rotary '
                        'places')
     if self.layers % max(1, len(self.sparse)):
       raise ValueError(f'layers={self.layers} are no whole number of turns of '
@@ -297,7 +302,8 @@ class Transformer(_Network):
         output_scale=self.output_scale, dropout=self.dropout, dtype=self.dtype)
     options = {'heads': self.heads, 'width': self.attention_width,
                'distances': self.distances, 'rotary': self.rotary,
-               'block': self.block, 'local': self.local, 'clip': self.clip}
+               'block': self.block, 'local': self.local, 'clip': self.clip,
+               'fused': self.fused}
     turns = [options | {'sparse': sparse} for sparse in self.sparse or (None,)]
     kinds = [turns[n % len(turns)]
              | ({'differences': self.differences} if not n else {})

@@ -33,6 +33,8 @@ KINDS = {
     'fixed by heads': {'sparse': (attention.Sparse('fixed', 4, 2, 'heads'),),
                        'activation': 'gelu'},
     'added': {'added': (12, 5)},
+    'fused': {'fused': True, 'attention_width': SMALL['width'],
+              'rotary': True},
     'remat, in blocks': {'remat': True, 'block': 4, 'distances': 8},
 }
 
@@ -98,7 +100,8 @@ def test_one_token_at_a_time_gives_the_logits_of_all(kind):
     np.testing.assert_allclose(got[:, 0], whole[:, i], atol=2e-5)
 
 
-@pytest.mark.parametrize('kind', ['relative', 'local', 'rotary', 'differences'])
+@pytest.mark.parametrize(
+    'kind', ['relative', 'local', 'rotary', 'differences', 'fused'])
 def test_a_token_changes_no_logits_before_its_own(kind):
   net, params, tokens, values = make(**KINDS[kind])
   whole, _ = net.apply(params, tokens, values)
@@ -368,6 +371,20 @@ def test_mixed_rows_are_between_a_row_and_the_one_before():
   np.testing.assert_allclose(run([0, 1])[0], plain[1], atol=1e-6)
   np.testing.assert_allclose(run([0.5, 0.5])[0], run([0.5, 0.5])[1], atol=1e-5)
   assert np.abs(run([0.5, 1.0])[0] - plain[0]).max() > 0.01
+
+
+def test_fused_attention_drops_out_no_weights():
+  net, params, tokens, _ = make(fused=True, dropout=0.5, attention_width=SMALL[
+      'width'])
+  apart = net.clone(fused=False, dropout=0.0)
+  np.testing.assert_allclose(net.apply(params, tokens)[0],
+                             apart.apply(params, tokens)[0], atol=2e-5)
+  drop = lambda net, key: net.apply(params, tokens, train=True,
+                                    rngs={'dropout': jax.random.key(key)})[0]
+  assert np.abs(drop(net, 0) - drop(net, 1)).max() > 0.1  # Of the stream.
+  text = str(jax.make_jaxpr(lambda p: attention.fused(p, p, p))(
+      jnp.zeros((1, 4, 2, 8))))
+  assert 'random_bits' not in text
 
 
 @pytest.mark.parametrize('changes, message', [
