@@ -9,6 +9,9 @@
 
 The last draws eight for each of the four and keeps the likeliest, per token.
 
+Notes are written as mid and, played, as wav: by FluidSynth if
+$OSTINATO_SOUNDFONT names a sound font, else by our own synthesiser.
+
 A model says which prompts it takes; --prompts lists them. With --from_eval the
 conditions are those of the first rows of the evaluation split.
 """
@@ -80,7 +83,7 @@ def main(argv):
     best = f'_best-of-{_N_BEST.value}' * (_N_BEST.value > 1)
     stem = f'{run.step:06d}_seed{_SEED.value}{best}{label(_PROMPT.value)}'
     if stream is None:
-      writer.write_samples(out, stem, arrays, run.config.data)
+      writer.write_samples(out, stem, arrays, run.config.data, play=True)
       print(f'{_COUNT.value} samples of step {run.step}: {out}/{stem}_*')
       if best:
         print('score  ' + '  '.join(f'{x:.4f}' for x in arrays['score']))

@@ -20,6 +20,7 @@ from tensorboardX.proto import event_pb2, summary_pb2
 from common import audio, errors, image, midi
 
 PICTURE_STEP_S = 0.05  # A column of a picture of notes that have no grid.
+PLAYED_RATE = 44_100  # Samples a second of notes that are played.
 
 
 class Writer:
@@ -113,20 +114,29 @@ class _Board:
     self._records.flush()
 
 
-def write_samples(folder: pathlib.Path, stem: str, arrays, data
-                  ) -> dict[str, np.ndarray]:
-  """One wav or mid file and one picture per sample; returns the pictures."""
+def write_samples(folder: pathlib.Path, stem: str, arrays, data,
+                  play: bool = False) -> dict[str, np.ndarray]:
+  """One wav or mid file and one picture per sample; returns the pictures.
+
+  With `play` notes get a wav file as well.
+  """
   folder.mkdir(parents=True, exist_ok=True)
   pictures = {}
+
+  def write_notes(i, notes):
+    midi.write(folder / f'{stem}_{i:02d}.mid', notes)
+    if play:
+      audio.write(folder / f'{stem}_{i:02d}.wav',
+                  audio.synthesize(notes, PLAYED_RATE), PLAYED_RATE)
+
   for i, wave in enumerate(arrays.get('audio', ())):
     audio.write(folder / f'{stem}_{i:02d}.wav', wave, data.sample_rate)
     pictures[f'{i:02d}'] = image.spectrogram(wave, data.sample_rate)
   for i, roll in enumerate(arrays.get('roll', ())):
-    midi.write(folder / f'{stem}_{i:02d}.mid',
-               midi.from_roll(roll, data.step_s, data.programs))
+    write_notes(i, midi.from_roll(roll, data.step_s, data.programs))
     pictures[f'{i:02d}'] = image.roll(roll)
   for i, notes in enumerate(arrays.get('notes', ())):
-    midi.write(folder / f'{stem}_{i:02d}.mid', notes)
+    write_notes(i, notes)
     if len(notes):
       pictures[f'{i:02d}'] = image.roll(midi.to_roll(
           notes, PICTURE_STEP_S, sorted(set(notes['program'].tolist()))))

@@ -71,7 +71,8 @@ def test_n_best_from_the_binary_scores_higher(environment, data_dir, tmp_path):
   done = run('--n_best=4')
   assert done.returncode == 0, done.stderr
   names = {p.name for p in (tmp_path / 'generated').iterdir()}
-  assert '000004_seed0_best-of-4_01.mid' in names and len(names) == 4
+  assert names == {f'000004_seed0_best-of-4_0{i}.{kind}'
+                   for i in (0, 1) for kind in ('mid', 'wav', 'png')}
   opened = runs.load(tmp_path)
   drawn = opened.model.sample(
       opened.state, generate.repeated(generate.empty(2), 4),

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import toy
 
-from common import errors, writer
+from common import errors, midi, writer
 
 
 @pytest.fixture
@@ -54,6 +54,18 @@ def test_a_roll_is_written_as_midi_and_picture(tmp_path, config):
                            (0.75, 40, False), (1.0, 60, False)]
   head = (tmp_path / 's_00.png').read_bytes()[16:24]
   assert all(n > 0 for n in struct.unpack('>II', head))
+
+
+def test_notes_are_played_if_asked(tmp_path, config):
+  notes = np.zeros(1, midi.NOTE)
+  notes['end_s'], notes['pitch'], notes['velocity'] = 0.5, 69, 100
+  arrays = {'notes': [notes, notes[:0]]}  # Silence is a file as well.
+  writer.write_samples(tmp_path, 's', arrays, config.data, play=True)
+  wave, rate = soundfile.read(tmp_path / 's_00.wav')
+  assert np.abs(np.fft.rfft(wave[:rate // 2])).argmax() == 220  # 440 Hz.
+  assert not soundfile.read(tmp_path / 's_01.wav')[0].any()
+  writer.write_samples(tmp_path / 'b', 's', arrays, config.data)
+  assert not list((tmp_path / 'b').glob('*.wav'))
 
 
 def test_tensorboard_gets_numbers_pictures_and_sound(tmp_path, config):
