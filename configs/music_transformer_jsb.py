@@ -123,6 +123,7 @@ def ablations() -> dict[str, dict]:
           'model.place': 'none', 'model.rotary': True},
       'learned': plain | absolute | {'model.place': 'learned'},
       'no_positions': plain | absolute | {'model.place': 'none'},
+      'relative_only': plain | {'model.place': 'none'},
       'clip': plain | {'model.clip': True},
       'local': plain | {'model.local': True, 'model.block': 128},
       'transpose_3': {'model.transpose': 3},
