@@ -1,7 +1,8 @@
 """One clear sentence for what a user can mend."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -10,6 +11,28 @@ class UserError(ValueError):
   Binaries print the message without a traceback and exit with status 2; any
   other exception is a bug of ours and keeps its traceback.
   """
+
+
+def require(good, given: str, works: str) -> None:
+  """Refuses what was given unless it is good; says what to use instead."""
+  if not good:
+    raise UserError(f'{given} does not work; use {works}')
+
+
+def at_least(model, **least) -> None:
+  """Refuses settings of `config.model` that are less than these."""
+  for name, value in least.items():
+    require(model[name] >= value, f'model.{name}={model[name]}',
+            f'{value} or more')
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+  """Names something in front of each `UserError` from within."""
+  try:
+    yield
+  except UserError as e:
+    raise UserError(f'{what}: {e}') from None
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -74,15 +74,14 @@ class Events:
   reserved: int = 2
 
   def __post_init__(self):
-    for good, given, works in (
-        (0 <= self.low <= self.high <= 127,
-         f'low={self.low}, high={self.high}', 'pitches from 0 to 127'),
-        (self.steps_per_s > 0, f'steps_per_s={self.steps_per_s}', '100'),
-        (0 <= self.velocities <= 127, f'velocities={self.velocities}',
-         '32, or 0 for none'),
-        (self.reserved in (0, 2), f'reserved={self.reserved}', '0 or 2')):
-      if not good:
-        raise errors.UserError(f'{given} does not work; use {works}')
+    errors.require(0 <= self.low <= self.high <= 127,
+                   f'low={self.low}, high={self.high}', 'pitches from 0 to 127')
+    errors.require(self.steps_per_s > 0, f'steps_per_s={self.steps_per_s}',
+                   '100')
+    errors.require(0 <= self.velocities <= 127,
+                   f'velocities={self.velocities}', '32, or 0 for none')
+    errors.require(self.reserved in (0, 2), f'reserved={self.reserved}',
+                   '0 or 2')
 
   @property
   def pitches(self) -> int:

@@ -111,49 +111,80 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
     top_k: draws among this many tokens only, 0 for all.
     top_p: draws among the fewest tokens with this much mass.
     beams: draws nothing; the samples are the likeliest that a search finds
-      which keeps so many beginnings.
+      which keeps so many beginnings. If pieces may end, short ones win.
   """
   kind, length = pieces.make(config), config.model.length
-  _require(temperature >= 0, f'temperature={temperature}', '0 or more')
-  _require(0 <= top_k <= kind.vocab, f'top_k={top_k}',
-           f'0 (all) to {kind.vocab}')
-  _require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
-  _require(primer_s >= 0, f'primer_s={primer_s}', '0 or more')
-  _require(not (tokens and duration_s), f'tokens={tokens}',
-           'it or duration_s, not both')
-  _require(tokens % kind.group == 0, f'tokens={tokens}',
-           f'a multiple of {kind.group}')
-  _require(np.isfinite(duration_s), f'duration_s={duration_s}', 'a number')
+  errors.require(not (tokens and duration_s), f'tokens={tokens}',
+                 'it or duration_s, not both')
+  errors.require(tokens % kind.group == 0, f'tokens={tokens}',
+                 f'a multiple of {kind.group}')
+  errors.require(np.isfinite(duration_s), f'duration_s={duration_s}',
+                 'a number')
   wanted = tokens if tokens else kind.count(
       duration_s) if duration_s else length
-  _require(wanted >= length, f'tokens={tokens}' if tokens else
-           f'duration_s={duration_s}', f'0, or {kind.least(length)} and more')
+  errors.require(wanted >= length, f'tokens={tokens}' if tokens else
+                 f'duration_s={duration_s}',
+                 f'0, or {kind.least(length)} and more')
+  return conditions(
+      config, count, wanted, primer=primer, primer_s=primer_s,
+      temperature=temperature, top_k=top_k, top_p=top_p, beams=beams,
+      longer=', or tokens=... for longer samples')
+
+
+def conditions(config, count: int, wanted: int, *, primer: str, primer_s: float,
+               temperature: float, top_k: int, top_p: float, beams: int = 0,
+               before=(), longer: str = ''):
+  """What `prompt` returns, for samples of `wanted` tokens.
+
+  Args:
+    config, count, primer, ..., beams: as `prompt` has them.
+    wanted: no fewer than config.model.length.
+    before: tokens that come before those of the primer.
+    longer: what else to do where there is no room for a primer.
+  """
+  kind, length = pieces.make(config), config.model.length
+  errors.require(0 <= temperature < np.inf, f'temperature={temperature}',
+                 'a number, 0 or more')
+  errors.require(0 <= top_k <= kind.vocab, f'top_k={top_k}',
+                 f'0 (all) to {kind.vocab}')
+  errors.require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
+  check_part('primer', primer, primer_s)
   rows = lambda value, dtype: np.full(count, value, dtype)
   batch = {
       'mask': rows(1, np.float32), 'index': np.arange(count, dtype=np.int32),
       'temperature': rows(temperature, np.float32),
       'top_k': rows(top_k, np.int32), 'top_p': rows(top_p, np.float32)}
-  given = np.empty(0, np.int32)
+  given = np.array(before, np.int32)
   if primer:
-    try:
-      given = kind.primer(primer, primer_s)
-    except errors.UserError as e:
-      raise errors.UserError(f'primer={primer}: {e}') from None
+    with errors.about(f'primer={primer}'):
+      music = kind.primer(primer, primer_s)
+    room = wanted - len(given)
     if not primer_s:
-      given = given[:kind.group * (wanted // 2 // kind.group)]
-    _require(len(given) < wanted, f'primer_s={primer_s} ({len(given)} tokens)',
-             f'fewer than the {wanted} tokens of a sample, or tokens=... for '
-             'longer samples')
+      most = min(wanted // 2, room - 1)
+      music = music[:kind.group * (most // kind.group)]
+    errors.require(
+        len(music) < room, f'primer_s={primer_s} ({len(music)} tokens)',
+        f'fewer than the {room} tokens that a sample has for it, or primer_s=0'
+        f'{longer}')
+    given = np.append(given, music)
   if beams:
-    _require(beams >= count, f'beams={beams} for {count} samples',
-             f'{count} or more')
-    _require((temperature, top_k, top_p) == (1.0, 0, 1.0),
-             f'beams={beams} with temperature, top_k or top_p',
-             'one or the other: a search draws nothing')
+    errors.require(beams >= count, f'beams={beams} for {count} samples',
+                   f'{count} or more')
+    errors.require((temperature, top_k, top_p) == (1.0, 0, 1.0),
+                   f'beams={beams} with temperature, top_k or top_p',
+                   'one or the other: a search draws nothing')
     batch['beams'] = np.zeros((count, beams), np.float32)
   if len(given) or wanted > length:
     batch['primer'] = np.tile(_pad(given, wanted, NOTHING), (count, 1))
   return batch
+
+
+def check_part(name: str, path: str, seconds: float) -> None:
+  """Refuses a prompt NAME_s, how much of the file NAME is meant."""
+  errors.require(0 <= seconds < np.inf, f'{name}_s={seconds}',
+                 'a number of seconds, 0 or more')
+  errors.require(path or not seconds, f'{name}_s={seconds} without a file',
+                 f'it with {name}=FILE.mid')
 
 
 def _crop(kind, tokens, length, rng):
@@ -166,17 +197,16 @@ def _pad(tokens, length, value):
   return np.pad(tokens, (0, length - len(tokens)), constant_values=value)
 
 
-def _require(good, given, works):
-  if not good:
-    raise errors.UserError(f'{given} does not work; use {works}')
-
-
 # ---------------------------------------------------------------- model
 
 
 def build(config, net: Network, tx: optax.GradientTransformation
           ) -> model_lib.Model:
   m, kind = config.model, pieces.make(config)
+  errors.at_least(m, accumulate=1)
+  errors.require(config.batch_size % m.accumulate == 0,
+                 f'model.accumulate={m.accumulate}',
+                 f'a divisor of batch_size={config.batch_size}')
   grammar = kind.grammar
 
   def score(logits, batch):
@@ -317,8 +347,8 @@ def build(config, net: Network, tx: optax.GradientTransformation
     params = state.params['model']
     if 'beams' in batch:
       rows, beams = batch['beams'].shape
-      _require(rows <= beams, f'beams={beams} for {rows} samples',
-               f'{rows} or more, and no --n_best')
+      errors.require(rows <= beams, f'beams={beams} for {rows} samples',
+                     f'{rows} or more, and no --n_best')
       tokens, score = search(params, batch)
     else:
       tokens, score = draw(params, batch, key)

@@ -215,9 +215,9 @@ class LSTM(nn.Module):
 
 def build(config) -> model_lib.Model:
   m = config.model
-  if m.attention < 0:
-    raise errors.UserError(f'model.attention={m.attention} does not work; use '
-                           '0 (none), or how many outputs to look at, 40 say')
+  errors.at_least(m, layers=1, units=1)
+  errors.require(m.attention >= 0, f'model.attention={m.attention}',
+                 '0 (none), or how many outputs to look at, 40 say')
   net = LSTM(pieces.make(config).vocab, m.units, m.layers, m.dropout,
              m.attention, jnp.dtype(config.dtype))
 

@@ -16,7 +16,8 @@ Examples are as in the released data: windows of 5 to 30 s with the notes that
 begin there, ended where the window ends; stretched and transposed, melody and
 all, before they are encoded. There every piece was cut ten times over in
 advance, here there is a new window of it in each epoch. One with more events
-than `model.length` is halved until it fits.
+than `model.length` is halved until its parts fit; all of them are scored, but
+training takes only the first.
 
 Likelihood: nats per token, END among them, in consecutive windows of
 `model.eval_s`: every note counts once, in the window that it begins in.
@@ -145,18 +146,13 @@ def prompt(config, count: int, *, melody: str = '', melody_s: float = 0.0,
       which keeps so many beginnings.
   """
   kind = pieces.make(config)
-  if not 0 <= melody_s < np.inf or (melody_s and not melody):
-    raise errors.UserError(
-        f'melody_s={melody_s} does not work; use 0, or with melody=FILE.mid '
-        'a number of seconds')
-  batch = language_model.prompt(
-      config, count, primer=primer, primer_s=primer_s, temperature=temperature,
-      top_k=top_k, top_p=top_p, beams=beams)
+  language_model.check_part('melody', melody, melody_s)
+  batch = language_model.conditions(
+      config, count, config.model.length, primer=primer, primer_s=primer_s,
+      temperature=temperature, top_k=top_k, top_p=top_p, beams=beams)
   if melody:
-    try:
+    with errors.about(f'melody={melody}'):
       given = kind.melody_of(melody, melody_s)
-    except errors.UserError as e:
-      raise errors.UserError(f'melody={melody}: {e}') from None
   else:
     given = kind.melody.encode(_tune())[:kind.hears]
   given = np.pad(given, (0, kind.hears - len(given)),
@@ -238,23 +234,24 @@ def build(config):
 
 def _check(config):
   m = config.model
-  least, most = m.window_s
-  for good, given, works in (
-      (m.melody in melody_lib.WAYS, f'model.melody={m.melody!r}',
-       ' or '.join(map(repr, melody_lib.WAYS))),
-      (m.tokens == 'accompaniment', f'model.tokens={m.tokens!r}',
-       "'accompaniment'"),
-      (not m.eval_length, f'model.eval_length={m.eval_length}',
-       '0: how long windows are is model.eval_s'),
-      (0 < least <= most < np.inf, f'model.window_s={tuple(m.window_s)}',
-       '(5.0, 30.0): the least and the most'),
-      (0 < m.eval_s < np.inf, f'model.eval_s={m.eval_s}', 'a number of '
-       'seconds'),
-      (m.layers >= 1, f'model.layers={m.layers}', '1 or more'),
-      (m.width % 2 == 0 and m.width % m.heads == 0, f'model.width={m.width}',
-       f'an even multiple of model.heads={m.heads}'),
-      (m.attention_width % m.heads == 0,
-       f'model.attention_width={m.attention_width}',
-       f'a multiple of model.heads={m.heads}')):
-    if not good:
-      raise errors.UserError(f'{given} does not work; use {works}')
+  errors.at_least(m, layers=1, heads=1, width=1, attention_width=1,
+                  feed_forward=1, distances=0, encoder_distances=0, block=0,
+                  warmup=1)
+  errors.require(m.melody in melody_lib.WAYS, f'model.melody={m.melody!r}',
+                 ' or '.join(map(repr, melody_lib.WAYS)))
+  errors.require(m.tokens == 'accompaniment', f'model.tokens={m.tokens!r}',
+                 "'accompaniment'")
+  errors.require(not m.eval_length, f'model.eval_length={m.eval_length}',
+                 '0: how long windows are is model.eval_s')
+  errors.require(
+      len(m.window_s) == 2 and 0 < m.window_s[0] <= m.window_s[1] < np.inf,
+      f'model.window_s={tuple(m.window_s)}',
+      '(5.0, 30.0): the least and the most')
+  errors.require(0 < m.eval_s < np.inf, f'model.eval_s={m.eval_s}',
+                 'a number of seconds')
+  errors.require(m.width % 2 == 0 and m.width % m.heads == 0,
+                 f'model.width={m.width}',
+                 f'an even multiple of model.heads={m.heads}')
+  errors.require(m.attention_width % m.heads == 0,
+                 f'model.attention_width={m.attention_width}',
+                 f'a multiple of model.heads={m.heads}')

@@ -121,18 +121,15 @@ def prompt(config, count: int, *, composer: str = '', instruments: str = '',
     top_p: draws among the fewest tokens with this much mass.
   """
   kind, length = pieces.make(config), config.model.length
-  if piece_tokens < 0 or 0 < piece_tokens < length:
-    raise errors.UserError(f'piece_tokens={piece_tokens} does not work; use 0, '
-                           f'or {length} (a sample) and more')
-  batch = language_model.prompt(
-      config, count, primer=primer, primer_s=primer_s, temperature=temperature,
-      top_k=top_k, top_p=top_p)
-  given = kind.conditions(composer, instruments)
-  if len(given):
-    music = batch.get('primer', np.full(
-        (count, 1), musenet_tokens.START + 1, np.int32))
-    given = np.tile(given, (count, 1)).astype(np.int32)
-    batch['primer'] = np.concatenate([given, music], 1)[:, :length]
+  errors.require(piece_tokens == 0 or piece_tokens >= length,
+                 f'piece_tokens={piece_tokens}',
+                 f'0, or {length} (a sample) and more')
+  before = kind.conditions(composer, instruments)
+  if len(before) and not primer:  # Which brings its own START.
+    before = np.append(before, musenet_tokens.START + 1)
+  batch = language_model.conditions(
+      config, count, length, primer=primer, primer_s=primer_s,
+      temperature=temperature, top_k=top_k, top_p=top_p, before=before)
   if piece_tokens:
     batch['total'] = np.full(count, piece_tokens, np.int32)
   return batch
@@ -261,33 +258,35 @@ def _sparse(m):
 
 def _check(config):
   m = config.model
-  slices = config.batch_size // m.accumulate
-  sparse = m.attention in SPARSE
-  for good, given, works in (
-      (m.tokens == 'musenet', f'model.tokens={m.tokens!r}', "'musenet'"),
-      (m.length > PREFIX, f'model.length={m.length}', f'{PREFIX + 1} or more'),
-      (m.width % m.heads == 0, f'model.width={m.width}',
-       f'a multiple of model.heads={m.heads}'),
-      (m.attention in ('dense', 'fused', *SPARSE),
-       f'model.attention={m.attention!r}',
-       "'dense', 'fused', 'strided' or 'fixed'"),
-      (m.combine in ('turns', 'both', 'heads'), f'model.combine={m.combine!r}',
-       "'turns', 'both' or 'heads'"),
-      (not sparse or m.stride >= 1, f'model.stride={m.stride}',
-       'about the square root of model.length'),
-      (not sparse or (m.columns >= 1 and m.stride % m.columns == 0),
-       f'model.columns={m.columns}', f'a divisor of model.stride={m.stride}'),
-      (not sparse or m.combine != 'turns' or m.layers % 2 == 0,
-       f"model.combine='turns' with model.layers={m.layers}",
-       'an even number of them'),
-      (not sparse or m.combine != 'heads' or m.heads % 2 == 0,
-       f"model.combine='heads' with model.heads={m.heads}",
-       'an even number of them'),
-      (m.mixup >= 0, f'model.mixup={m.mixup}', '0 (none) or more'),
-      (not m.mixup or slices > 1,
-       f'model.mixup={m.mixup} with one row at a time (batch_size='
-       f'{config.batch_size}, model.accumulate={m.accumulate})',
-       'at least two, or model.mixup=0'),
-      (0 <= m.drop <= 1, f'model.drop={m.drop}', '0 to 1')):
-    if not good:
-      raise errors.UserError(f'{given} does not work; use {works}')
+  errors.at_least(m, layers=1, heads=1, width=1, block=0, accumulate=1)
+  errors.require(m.tokens == 'musenet', f'model.tokens={m.tokens!r}',
+                 "'musenet'")
+  errors.require(m.length > PREFIX, f'model.length={m.length}',
+                 f'{PREFIX + 1} or more')
+  errors.require(m.width % m.heads == 0, f'model.width={m.width}',
+                 f'a multiple of model.heads={m.heads}')
+  errors.require(m.attention in ('dense', 'fused', *SPARSE),
+                 f'model.attention={m.attention!r}',
+                 "'dense', 'fused', 'strided' or 'fixed'")
+  errors.require(m.combine in ('turns', 'both', 'heads'),
+                 f'model.combine={m.combine!r}', "'turns', 'both' or 'heads'")
+  if m.attention in SPARSE:
+    errors.require(m.stride >= 1, f'model.stride={m.stride}',
+                   'about the square root of model.length')
+    errors.require(m.columns >= 1 and m.stride % m.columns == 0,
+                   f'model.columns={m.columns}',
+                   f'a divisor of model.stride={m.stride}')
+    errors.require(m.combine != 'turns' or m.layers % 2 == 0,
+                   f"model.combine='turns' with model.layers={m.layers}",
+                   'an even number of them')
+    errors.require(m.combine != 'heads' or m.heads % 2 == 0,
+                   f"model.combine='heads' with model.heads={m.heads}",
+                   'an even number of them')
+  errors.require(m.mixup >= 0, f'model.mixup={m.mixup}', '0 (none) or more')
+  errors.require(not m.mixup or config.batch_size // m.accumulate > 1,
+                 f'model.mixup={m.mixup} with one row at a time (batch_size='
+                 f'{config.batch_size}, model.accumulate={m.accumulate})',
+                 'at least two, or model.mixup=0')
+  errors.require(0 <= m.drop <= 1, f'model.drop={m.drop}', '0 to 1')
+  errors.require(0 <= m.warmup < m.decay, f'model.warmup={m.warmup}',
+                 f'0 or more, below model.decay={m.decay}')

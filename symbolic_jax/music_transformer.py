@@ -97,30 +97,28 @@ def build(config):
 
 
 def _check(m):
-  for good, given, works in (
-      (m.place in transformer.PLACES, f'model.place={m.place!r}',
-       f'one of {", ".join(map(repr, transformer.PLACES))}'),
-      (m.attention_width % m.heads == 0,
-       f'model.attention_width={m.attention_width}',
-       f'a multiple of model.heads={m.heads}'),
-      (m.width % m.heads == 0, f'model.width={m.width}',
-       f'a multiple of model.heads={m.heads}'),
-      (m.layers >= 1, f'model.layers={m.layers}', '1 or more'),
-      (not m.rotary or m.attention_width // m.heads % 2 == 0,
-       f'model.rotary with model.attention_width={m.attention_width}',
-       f'an even number for each of model.heads={m.heads}'),
-      (m.place != 'sinusoid' or m.width % 2 == 0, f'model.width={m.width}',
-       'an even number'),
-      (m.place != 'concatenated' or m.width % 4 == 0,
-       f"model.place='concatenated' with model.width={m.width}",
-       'a multiple of 4'),
-      (not m.local or m.block > 0, f'model.local with model.block={m.block}',
-       'model.block=512, the paper\'s'),
-      (not (m.voice or m.pitch_and_time) or m.tokens == 'chorales',
-       f'model.tokens={m.tokens!r} with model.voice or model.pitch_and_time',
-       'these for chorales only'),
-      (not m.voice or m.place == 'concatenated',
-       f'model.voice with model.place={m.place!r}',
-       "model.place='concatenated'")):
-    if not good:
-      raise errors.UserError(f'{given} does not work; use {works}')
+  errors.at_least(m, layers=1, heads=1, width=1, attention_width=1,
+                  feed_forward=1, distances=0, block=0, warmup=1)
+  errors.require(m.place in transformer.PLACES, f'model.place={m.place!r}',
+                 f'one of {", ".join(map(repr, transformer.PLACES))}')
+  for name in ('attention_width', 'width'):
+    errors.require(m[name] % m.heads == 0, f'model.{name}={m[name]}',
+                   f'a multiple of model.heads={m.heads}')
+  errors.require(not m.rotary or m.attention_width // m.heads % 2 == 0,
+                 f'model.rotary with model.attention_width={m.attention_width}',
+                 f'an even number for each of model.heads={m.heads}')
+  errors.require(m.place != 'sinusoid' or m.width % 2 == 0,
+                 f'model.width={m.width}', 'an even number')
+  errors.require(m.place != 'concatenated' or m.width % 4 == 0,
+                 f"model.place='concatenated' with model.width={m.width}",
+                 'a multiple of 4')
+  errors.require(not m.local or m.block > 0,
+                 f'model.local with model.block={m.block}',
+                 "model.block=512, the paper's")
+  errors.require(
+      not (m.voice or m.pitch_and_time) or m.tokens == 'chorales',
+      f'model.tokens={m.tokens!r} with model.voice or model.pitch_and_time',
+      'these for chorales only')
+  errors.require(not m.voice or m.place == 'concatenated',
+                 f'model.voice with model.place={m.place!r}',
+                 "model.place='concatenated'")

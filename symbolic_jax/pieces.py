@@ -21,7 +21,7 @@ import numpy as np
 
 from common import config as config_lib
 from common import errors, midi
-from symbolic_jax import chorales, grammar, musenet_tokens
+from symbolic_jax import chorales, grammar, musenet_tokens, timeline
 from symbolic_jax import events as events_lib
 from symbolic_jax import melody as melody_lib
 
@@ -45,6 +45,7 @@ class Chorales:
   def __init__(self, config):
     self._step_s, self._programs = config.data.step_s, config.data.programs
     self._transpose = config.model.transpose
+    errors.at_least(config.model, transpose=0)
 
   def encode(self, example, rng=None) -> np.ndarray:
     """Tokens of a stored example; with an rng it is varied as configured."""
@@ -56,9 +57,9 @@ class Chorales:
 
   def primer(self, path: str, seconds: float) -> np.ndarray:
     """Tokens of a MIDI file, of its first seconds; 0 for all of it."""
-    if seconds and seconds < self._step_s:
-      raise errors.UserError(f'primer_s={seconds} does not work; use 0, or '
-                             f'{self._step_s} (a sixteenth) and more')
+    errors.require(seconds == 0 or seconds >= self._step_s,
+                   f'primer_s={seconds}',
+                   f'0, or {self._step_s} (a sixteenth) and more')
     voices = chorales.from_notes(
         midi.read_steady(path), self._step_s, self._programs)
     if seconds:
@@ -93,21 +94,72 @@ def _chorale_roll(tokens):
 _chorale_rolls = jax.jit(_chorale_roll)
 
 
-class Performances:
-  """Events of a piano: see Chorales for what the functions mean."""
+class _Played:
+  """What those share that are made of stored MIDI files, in free time."""
 
   group = 1
-  needs = ('model.low', 'model.high', 'model.stretch')
 
   def __init__(self, config):
     m = config.model
+    errors.at_least(m, transpose=0)
+    self._transpose, self._factors = m.transpose, list(m.stretch)
+    errors.require(
+        self._factors and all(0 < x < np.inf for x in self._factors),
+        f'model.stretch={tuple(m.stretch)}',
+        'factors of time, such as (0.95, 1.0, 1.05), or (1.0,) for none')
+    self._files = collections.OrderedDict()
+
+  def count(self, seconds):
+    raise errors.UserError(f'duration_s={seconds} does not work here: tokens '
+                           'take no fixed time; use tokens=...')
+
+  def least(self, tokens):
+    return f'{tokens} tokens'
+
+  def _kept(self, example, read):
+    """read(example), which takes longer than all the rest: so it is kept."""
+    name = example['id']
+    found = self._files.get(name)
+    if found is None:
+      if len(self._files) >= 4096:
+        self._files.popitem(last=False)
+      self._files[name] = found = read(example)
+    return found
+
+  def _stretched(self, notes, rng):
+    """A copy, slower or faster."""
+    notes = notes.copy()
+    factor = self._factors[rng.integers(len(self._factors))]
+    notes['start_s'] *= factor
+    notes['end_s'] *= factor
+    return notes
+
+  def _shift(self, pitches, low, high, rng):
+    """Semitones; those that would leave the range are not among those drawn."""
+    down = max(-self._transpose, low - pitches.min(initial=high))
+    up = min(self._transpose, high - pitches.max(initial=low))
+    return rng.integers(down, up + 1)
+
+  def _first(self, tokens, seconds):
+    """Those of the first seconds, 0 for all; what sounds there goes on."""
+    if not seconds:
+      return tokens
+    passed = np.cumsum(np.asarray(self.seconds(tokens), np.float64))
+    return tokens[:np.searchsorted(passed, seconds + 1e-6, side='right')]
+
+
+class Performances(_Played):
+  """Events of a piano: see Chorales for what the functions mean."""
+
+  needs = ('model.low', 'model.high', 'model.stretch')
+
+  def __init__(self, config):
+    super().__init__(config)
+    m = config.model
     self._events = events_lib.Events(
         low=m.low, high=m.high, velocities=m.get('velocities', 32))
-    self._transpose, self._stretch = m.transpose, list(m.stretch)
     self.vocab = self._events.vocab
     self.grammar = self._events.grammar(ends=False)
-    # Reading a file takes longer than all the rest: its notes are kept.
-    self._notes = collections.OrderedDict()
 
   def encode(self, example, rng=None):
     notes = self.notes(example)
@@ -117,43 +169,26 @@ class Performances:
 
   def notes(self, example):
     """The notes of a stored example, to read only."""
-    name = example['id']
-    if name not in self._notes:
-      if len(self._notes) >= 4096:
-        self._notes.popitem(last=False)
-      notes = self._events.select(midi.parse(example['midi']))
-      self._notes[name] = notes = notes[~notes['is_drum']]
-      if not len(notes):
-        raise errors.UserError(
-            f'{name.decode()} has no notes from {self._events.low} to '
-            f'{self._events.high}; leave it out of the data set')
-    return self._notes[name]
+    return self._kept(example, self._read)
+
+  def _read(self, example):
+    notes = self._events.select(midi.parse(example['midi']))
+    notes = notes[~notes['is_drum']]
+    if not len(notes):
+      raise errors.UserError(
+          f'{example["id"].decode()} has no notes from {self._events.low} to '
+          f'{self._events.high}; leave it out of the data set')
+    return notes
 
   def vary(self, notes, rng):
     """Stretched and transposed, as configured."""
-    notes = notes.copy()
-    stretch = self._stretch[rng.integers(len(self._stretch))]
-    notes['start_s'] *= stretch
-    notes['end_s'] *= stretch
-    # Shifts that would leave the range are not among those drawn.
-    down = max(-self._transpose, self._events.low - notes['pitch'].min())
-    up = min(self._transpose, self._events.high - notes['pitch'].max())
-    notes['pitch'] += rng.integers(down, up + 1)
+    notes = self._stretched(notes, rng)
+    notes['pitch'] += self._shift(
+        notes['pitch'], self._events.low, self._events.high, rng)
     return notes
 
   def primer(self, path, seconds):
-    tokens = self._events.encode(_from_first_note(path))
-    if seconds:  # What sounds there goes on sounding.
-      passed = np.cumsum(np.asarray(self.seconds(tokens), np.float64))
-      tokens = tokens[:np.searchsorted(passed, seconds + 1e-6, side='right')]
-    return tokens
-
-  def count(self, seconds):
-    raise errors.UserError(f'duration_s={seconds} does not work here: events '
-                           'take no fixed time; use tokens=...')
-
-  def least(self, tokens):
-    return f'{tokens} tokens'
+    return self._first(self._events.encode(_from_first_note(path)), seconds)
 
   def seconds(self, tokens):
     e = self._events
@@ -193,6 +228,7 @@ class Accompaniments(Performances):
 
     With an rng they are varied. The likeliest melody is found before that.
     """
+    timeline.check(notes, self._events.low, self._events.high, 'these events')
     finds = self._way == 'likeliest'
     melody = melody_lib.likeliest(notes) if finds else notes[:0]
     if rng is not None:  # Both by the same draw.
@@ -204,8 +240,7 @@ class Accompaniments(Performances):
 
   def melody_of(self, path, seconds):
     """Of a MIDI file, from its first note on; of its first seconds, or all."""
-    notes = _from_first_note(path)
-    notes = notes[~notes['is_drum']]
+    notes = _from_first_note(path, drums=False)
     if seconds:
       notes = notes[notes['start_s'] < seconds]
       notes['end_s'] = np.minimum(notes['end_s'], seconds)
@@ -218,14 +253,13 @@ class Accompaniments(Performances):
     return self.melody.encode(notes)
 
 
-class Ensembles:
+class Ensembles(_Played):
   """MuseNet's tokens, each one more than its id there, so that 0 is padding.
 
   A piece is composer, instruments, START, music, END. Which composers there
   are: `model.composers`, a file for `musenet_tokens.read_composers`, or ''.
   """
 
-  group = 1
   vocab = musenet_tokens.VOCAB + 1
   # What it allows, it allows as ids: one less.
   grammar = grammar.Grammar(
@@ -237,50 +271,39 @@ class Ensembles:
            'model.composers')
 
   def __init__(self, config):
+    super().__init__(config)
     m = config.model
-    self._transpose, self._stretch = m.transpose, list(m.stretch)
+    errors.at_least(m, volume=0)
     self._volume, self._drop = m.volume, m.drop
     self.names = (musenet_tokens.read_composers(m.composers) if m.composers
                   else musenet_tokens.COMPOSERS)
-    self._read = collections.OrderedDict()  # As Performances has it.
 
   def encode(self, example, rng=None):
     """With an rng composer and instruments are left out now and then."""
-    notes, parts = self._parts(example)
+    notes, parts = self._kept(example, self._read)
     if rng is not None:
-      notes = notes.copy()
-      stretch = self._stretch[rng.integers(len(self._stretch))]
-      notes['start_s'] *= stretch
-      notes['end_s'] *= stretch
+      notes = self._stretched(notes, rng)
       notes['velocity'] = np.clip(notes['velocity'] + rng.integers(
           -self._volume, self._volume + 1), 1, 127)
       pitched = ~notes['is_drum']
-      pitches = notes['pitch'][pitched]
-      down = max(-self._transpose, -pitches.min(initial=127))
-      up = min(self._transpose, 127 - pitches.max(initial=0))
-      notes['pitch'][pitched] += rng.integers(down, up + 1)
+      notes['pitch'][pitched] += self._shift(
+          notes['pitch'][pitched], 0, 127, rng)
       parts = [x for x in parts if rng.random() >= self._drop]
     return np.concatenate([
         parts, [musenet_tokens.START], musenet_tokens.encode(notes),
         [musenet_tokens.END]]).astype(np.int32) + 1
 
-  def _parts(self, example):
+  def _read(self, example):
     """Its notes, and the ids before START."""
-    name = example['id']
-    if name not in self._read:
-      if len(self._read) >= 4096:
-        self._read.popitem(last=False)
-      notes = midi.sustained(midi.parse(example['midi']))
-      if not len(notes):
-        raise errors.UserError(f'{name.decode()} has no notes; leave it out of '
-                               'the data set')
-      parts = [musenet_tokens.instruments_id(musenet_tokens.groups_of(notes))]
-      composer = example.get('canonical_composer', b'')
-      with contextlib.suppress(errors.UserError):  # One who has no token.
-        parts.insert(0, musenet_tokens.composer_id(
-            composer.decode(), self.names))
-      self._read[name] = notes, parts
-    return self._read[name]
+    notes = midi.sustained(midi.parse(example['midi']))
+    if not len(notes):
+      raise errors.UserError(f'{example["id"].decode()} has no notes; leave it '
+                             'out of the data set')
+    parts = [musenet_tokens.instruments_id(musenet_tokens.groups_of(notes))]
+    composer = example.get('canonical_composer', b'')
+    with contextlib.suppress(errors.UserError):  # One who has no token.
+      parts.insert(0, musenet_tokens.composer_id(composer.decode(), self.names))
+    return notes, parts
 
   def conditions(self, composer: str, instruments: str) -> np.ndarray:
     """Tokens of 'chopin' and 'piano, violin', each of which may be empty."""
@@ -291,17 +314,7 @@ class Ensembles:
     """START, and the music of a file."""
     notes = _from_first_note(path)
     tokens = np.append(musenet_tokens.START, musenet_tokens.encode(notes)) + 1
-    if seconds:  # What sounds there goes on sounding.
-      passed = np.cumsum(np.asarray(self.seconds(tokens), np.float64))
-      tokens = tokens[:np.searchsorted(passed, seconds + 1e-6, side='right')]
-    return tokens.astype(np.int32)
-
-  def count(self, seconds):
-    raise errors.UserError(f'duration_s={seconds} does not work here: notes '
-                           'take no fixed time; use tokens=...')
-
-  def least(self, tokens):
-    return f'{tokens} tokens'
+    return self._first(tokens, seconds).astype(np.int32)
 
   def seconds(self, tokens):
     units = tokens - musenet_tokens.WAIT  # Of ids, plus one.
@@ -342,9 +355,11 @@ def make(config) -> Chorales | Performances | Ensembles | Accompaniments:
   return KINDS[name](config)
 
 
-def _from_first_note(path):
+def _from_first_note(path, drums=True):
   """The notes of a MIDI file, held by its pedal; the first begins at 0."""
   notes = midi.sustained(midi.load(path))
+  if not drums:
+    notes = notes[~notes['is_drum']]
   if len(notes):
     first = notes['start_s'].min()
     notes['start_s'] -= first

@@ -27,7 +27,7 @@ import optax
 from common import errors, midi
 from common import model as model_lib
 from common.nn.dropout import Dropout
-from symbolic_jax import lstm, timeline
+from symbolic_jax import language_model, lstm, timeline
 
 LOW, KEYS = 21, 88  # A piano's.
 FREE = -1  # In a primer: not given.
@@ -195,23 +195,21 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
       is more likely than not.
   """
   step_s = config.data.step_s
-  for good, given, works in (
-      (temperature >= 0, f'temperature={temperature}', '0 or more'),
-      (duration_s == 0 or step_s <= duration_s < np.inf,
-       f'duration_s={duration_s}', f'0, or {step_s} (a frame) and more'),
-      (primer_s == 0 or step_s <= primer_s < np.inf, f'primer_s={primer_s}',
-       f'0, or {step_s} (a frame) and more')):
-    if not good:
-      raise errors.UserError(f'{given} does not work; use {works}')
+  errors.require(0 <= temperature < np.inf, f'temperature={temperature}',
+                 'a number, 0 or more')
+  language_model.check_part('primer', primer, primer_s)
+  for name, seconds in (('duration_s', duration_s), ('primer_s', primer_s)):
+    errors.require(seconds == 0 or step_s <= seconds < np.inf,
+                   f'{name}={seconds}', f'0, or {step_s} (a frame) and more')
   frames = round(duration_s / step_s) or config.model.length
   given = np.full((frames, KEYS), FREE, np.int8)
   if primer:
-    keys = _read(primer, step_s)
+    with errors.about(f'primer={primer}'):
+      keys = _read(primer, step_s)
     keys = keys[:round(primer_s / step_s) or max(frames // 2, 1)]
-    if len(keys) >= frames:
-      raise errors.UserError(
-          f'primer_s={primer_s} ({len(keys)} frames) does not work; use fewer '
-          f'than the {frames} frames of a sample, or a longer duration_s')
+    errors.require(
+        len(keys) < frames, f'primer_s={primer_s} ({len(keys)} frames)',
+        f'fewer than the {frames} frames of a sample, or a longer duration_s')
     given[:len(keys)] = keys
   return {'mask': np.ones(count, np.float32),
           'index': np.arange(count, dtype=np.int32),
@@ -223,10 +221,7 @@ def _read(path, step_s):
   """Frames [T, K] of a MIDI file, from its first note on."""
   notes = midi.read_steady(path)
   notes = notes[~notes['is_drum']]
-  try:
-    timeline.check(notes, LOW, LOW + KEYS - 1, 'a piano')
-  except errors.UserError as e:
-    raise errors.UserError(f'primer={path}: {e}') from None
+  timeline.check(notes, LOW, LOW + KEYS - 1, 'a piano')
   start, end = timeline.on_grid(notes, 1 / step_s)
   keys = np.zeros((end.max(), KEYS), np.int8)
   for note, a, b in zip(notes, start, end, strict=True):
@@ -248,10 +243,7 @@ def build(config) -> model_lib.Model:
   if m.cell not in known:
     raise errors.UserError(f'model.cell={m.cell!r} does not exist'
                            f'{errors.suggest(m.cell, known)}')
-  for name in ('length', 'every'):
-    if m[name] < 1:
-      raise errors.UserError(
-          f'model.{name}={m[name]} does not work; use 1 or more')
+  errors.at_least(m, length=1, every=1, layers=1, units=1)
   net = Network(m.cell, m.units, m.layers, m.dropout, jnp.dtype(config.dtype))
   tx = optax.chain(optax.clip_by_global_norm(m.clip),
                    optax.adam(m.learning_rate))

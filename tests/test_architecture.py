@@ -58,6 +58,12 @@ def test_one_file_knows_orbax():
   assert users == ['checkpoint.py']
 
 
+def test_one_function_refuses_what_does_not_work():
+  users = [p.name for p in files('common', *FAMILIES)
+           if '} does not work; use {' in p.read_text()]
+  assert users == ['errors.py']
+
+
 @pytest.mark.parametrize('path', files('common', *FAMILIES), ids=str)
 def test_every_module_says_its_idea(path):
   tree = ast.parse(path.read_text())

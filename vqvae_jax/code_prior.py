@@ -430,10 +430,10 @@ def prompt(config, count, *, temperature: float = 1.0, top_k: int = 0,
     comes after it is kept, but not looked at.
   """
   classes = _classes(config)
-  _require(temperature >= 0, f'temperature={temperature}', '0 or more')
-  _require(0 <= top_k <= config.model.size, f'top_k={top_k}',
-           f'0 (all) to {config.model.size}')
-  _require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
+  errors.require(temperature >= 0, f'temperature={temperature}', '0 or more')
+  errors.require(0 <= top_k <= config.model.size, f'top_k={top_k}',
+                 f'0 (all) to {config.model.size}')
+  errors.require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
   given = {'pitch': pitch, 'instrument_family': instrument_family,
            'digit': digit}
   rows = lambda value, dtype: np.full(count, value, dtype)
@@ -446,17 +446,18 @@ def prompt(config, count, *, temperature: float = 1.0, top_k: int = 0,
       raise errors.UserError(
           f'{name}={value} does not work: this run was trained without it '
           f'(model.classes.{name}=0)')
-    _require(NOTHING <= value < classes.get(name, 0),
-             f'{name}={value}', f'{NOTHING} to {classes.get(name, 0) - 1}')
+    errors.require(NOTHING <= value < classes.get(name, 0), f'{name}={value}',
+                   f'{NOTHING} to {classes.get(name, 0) - 1}')
   batch |= {k: rows(given.get(k, NOTHING), np.int32) for k in classes}
   if config.upstream.codec:
     codec = config_lib.read(pathlib.Path(config.upstream.codec, 'config.json'))
     for name in codec.model.get('conditions', ()):
-      _require(given[name] != NOTHING, f'{name}={NOTHING}',
-               f'0 to {classes[name] - 1}: the codec of this run is told it')
+      errors.require(
+          given[name] != NOTHING, f'{name}={NOTHING}',
+          f'0 to {classes[name] - 1}: the codec of this run is told it')
   if not audio:
-    _require(not (start_s or end_s), f'start_s={start_s}, end_s={end_s}',
-             'them with audio=FILE')
+    errors.require(not (start_s or end_s), f'start_s={start_s}, end_s={end_s}',
+                   'them with audio=FILE')
     return batch
   if not config.upstream.codec:
     raise errors.UserError(
@@ -467,14 +468,9 @@ def prompt(config, count, *, temperature: float = 1.0, top_k: int = 0,
                        .read_text())['audio'][0][1]
   seconds = samples / rate
   end_s = end_s or seconds
-  _require(0 <= start_s < min(end_s, seconds), f'start_s={start_s}',
-           f'0 or more, below end_s and the {seconds:g} s of a sound')
+  errors.require(0 <= start_s < min(end_s, seconds), f'start_s={start_s}',
+                 f'0 or more, below end_s and the {seconds:g} s of a sound')
   wave = audio_lib.read(audio, rate)[:samples]
   wave = np.pad(wave, (0, samples - len(wave)))
   return batch | {'audio': np.tile(wave, (count, 1)),
                   'span': np.tile(np.float32([start_s, end_s]), (count, 1))}
-
-
-def _require(good, given, works):
-  if not good:
-    raise errors.UserError(f'{given} does not work; use {works}')

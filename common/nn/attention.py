@@ -11,12 +11,14 @@ key lies behind may enter the logits in three ways, alone or together:
            as pitch or time: q_i . table[R // 2 + value_j - value_i].
   rotate   turns queries and keys by their place (Su et al. 2021).
 
-Queries are taken in blocks, and a block's logits are computed again for the
-gradient: what is alive is [B, H, block, L], never [L, L], and nothing at all of
-size L x L x D. A block is given only the keys that it may see, which halves the
-work. With `local`, these are its own block and the one before it. With a
-`Sparse` pattern (Child et al. 2019) a query sees about 2 sqrt(L) keys, and no
-more than twice as many logits exist.
+With `block` queries are taken in blocks, and without it all are one block. Its
+logits are computed again for the gradient: what is alive is [B, H, block, L],
+and never anything of size L x L x D. A block is given only the keys that it may
+see, which with many blocks halves the work. With `local`, these are its own
+block and the one before it. With a `Sparse` pattern (Child et al. 2019) a query
+sees at most S near keys and L / S far ones, or so many times `columns`, and no
+more than twice as many logits exist: with S = sqrt(L) and one column these are
+about 2 sqrt(L) keys.
 
 Shapes: B rows, L tokens, H heads, D width of a head's queries and keys, E of
 its values, M distances, R differences, W places of a cache, S the stride of a

@@ -10,9 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from common import errors
+
 
 def drop(x, key, rate: float):
   """Zeros a share of the entries of x; nothing if `key` is None."""
+  errors.require(0 <= rate <= 1, f'dropout={rate}',
+                 'a share from 0 (none) to 1, such as 0.1')
   kept = round(256 * (1 - rate))  # Of 256.
   if key is None or kept == 256:
     return x

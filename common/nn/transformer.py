@@ -385,7 +385,10 @@ class Transformer(_Network):
 
 
 def sinusoid(positions, width: int):
-  """[L] -> [L, width]: all sines, then all cosines; 1 to 10,000 radians."""
+  """[L] -> [L, width]: all sines, then all cosines.
+
+  Their rates go from 1 down to 1 / 10,000 radians a place.
+  """
   half = width // 2
   rates = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1))
   angle = positions.astype(jnp.float32)[:, None] * rates[None]

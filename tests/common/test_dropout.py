@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common import sharding
+from common import errors, sharding
 from common.nn.dropout import Dropout, drop
 
 SHAPE = (50, 8, 103)  # The last one is no multiple of four.
@@ -36,6 +36,14 @@ def test_keys_and_rates_of_nothing():
   np.testing.assert_array_equal(drop(x, jax.random.key(0), 1.0), 0 * x)
   a, b = (drop(jnp.ones(SHAPE), jax.random.key(i), 0.5) for i in (0, 1))
   assert (np.asarray(a) != np.asarray(b)).mean() > 0.4
+
+
+@pytest.mark.parametrize('rate', [-0.2, 1.5, 10, float('nan')])
+def test_rates_that_are_no_share_are_refused_even_where_nothing_is_drawn(rate):
+  for train in (False, True):
+    with pytest.raises(errors.UserError, match=f'dropout={rate} .*0 .* to 1'):
+      Dropout(rate).apply({}, jnp.ones(3), train,
+                          rngs={'dropout': jax.random.key(0)})
 
 
 def test_gradient_goes_where_something_was_kept():

@@ -219,6 +219,17 @@ def test_a_number_of_outputs_to_look_at_that_is_none_is_refused():
     lstm.build(config_of(attention=-1))
 
 
+@pytest.mark.parametrize('changes, message', [
+    ({'layers': 0}, 'layers=0 .*1 or more'),
+    ({'units': 0}, 'units=0 .*1 or more'),
+    ({'transpose': -2}, 'transpose=-2 .*0 or more'),
+    ({'accumulate': 0}, 'accumulate=0 .*1 or more'),
+    ({'accumulate': 3}, 'accumulate=3 .*divisor of batch_size=4')])
+def test_settings_that_cannot_work_are_one_sentence(changes, message):
+  with pytest.raises(errors.UserError, match=message):
+    lstm.build(config_of(**changes))
+
+
 # ---------------------------------------------------------------- examples
 
 
@@ -538,9 +549,12 @@ def test_prompts_without_a_file_draw_freely():
 
 @pytest.mark.parametrize('given, message', [
     (dict(temperature=-1.0), 'temperature=-1.0 .*0 or more'),
+    (dict(temperature=math.inf), 'temperature=inf .*0 or more'),
+    (dict(temperature=math.nan), 'temperature=nan .*0 or more'),
     (dict(top_k=99), 'top_k=99 .*48'),
     (dict(top_p=0.0), 'top_p=0.0 .*up to 1'),
     (dict(primer_s=-1.0), r'primer_s=-1.0 .*0 or more'),
+    (dict(primer_s=1.0), r'primer_s=1.0 without .*primer=FILE'),
     (dict(tokens=32), 'tokens=32 .*64 tokens'),
     (dict(tokens=66), 'tokens=66 .*multiple of 4'),
     (dict(duration_s=0.01), 'duration_s=0.01 .*2.0 s'),
@@ -559,6 +573,10 @@ def test_primers_that_cannot_be_used_are_refused_with_their_name(tmp_path):
   with pytest.raises(errors.UserError, match=r'primer_s=4.0 .* 64 tokens'):
     lstm.prompt(config_of(), 1, primer=path, primer_s=4.0)
   lstm.prompt(config_of(), 1, primer=path, primer_s=4.0, duration_s=5.0)
+  with pytest.raises(errors.UserError, match='longer samples'):
+    lstm.prompt(config_of(), 1, primer=path, primer_s=4.0)
+  with pytest.raises(errors.UserError, match=r'primer_s=inf .*0 or more'):
+    lstm.prompt(config_of(), 1, primer=path, primer_s=math.inf)
   empty = write(tmp_path / 'empty.mid', np.full((4, 4), chorales.REST))
   with pytest.raises(errors.UserError, match=r'empty\.mid: no notes'):
     lstm.prompt(config_of(), 1, primer=empty)

@@ -328,6 +328,31 @@ def test_a_melody_is_heard_from_its_first_note_on(tmp_path):
   np.testing.assert_array_equal(batch['melody'], [want[:9] + [0] * 13])
 
 
+def test_drums_that_come_first_do_not_delay_a_melody(tmp_path):
+  notes = table((0, 0.3, 36), (1, 1.5, 60))
+  notes['is_drum'] = True, False
+  midi.write(tmp_path / 'a.mid', notes)
+  batch = melody_transformer.prompt(config_of(), 1,
+                                    melody=str(tmp_path / 'a.mid'))
+  assert batch['melody'][0].tolist() == [43, 2, 2, 2, 2] + [0] * 17
+
+
+@pytest.mark.parametrize('way', ['likeliest', 'skyline'])
+@pytest.mark.parametrize('rng', [None, np.random.default_rng(0)])
+def test_a_window_without_notes_is_refused_in_one_sentence(way, rng):
+  kind = pieces.make(config_of(melody=way))
+  with pytest.raises(errors.UserError, match='no notes'):
+    kind.row(table(), rng)
+
+
+def test_the_advice_for_a_long_primer_works(tmp_path):
+  path = write(tmp_path / 'x.mid', *((0, 1, p) for p in range(30, 90)))
+  with pytest.raises(errors.UserError, match=r'48 .*, or primer_s=0$'):
+    melody_transformer.prompt(config_of(), 1, primer=path, primer_s=1.0)
+  row, = melody_transformer.prompt(config_of(), 1, primer=path)['primer']
+  assert (row >= 0).sum() == 24
+
+
 def test_without_a_melody_there_is_a_tune():
   batch = melody_transformer.prompt(config_lib.load(
       'melody_transformer_maestro'), 1)
@@ -368,6 +393,8 @@ def test_a_performance_is_continued(tmp_path):
     ([(0, 8e4, 60)], {}, r'melody of 80000\.0 s'),
     ([(0, 1, 60)], {'melody_s': -1.0}, 'melody_s=-1.0'),
     ([(0, 1, 60)], {'temperature': -1.0}, 'temperature'),
+    ([(0, 1, 60)], {'temperature': math.inf}, 'temperature=inf .*0 or more'),
+    ([(0, 1, 60)], {'primer_s': 2.0}, r'primer_s=2\.0 .*primer=FILE'),
     ([(0, 1, 60)], {'primer': 'none.mid'}, 'primer=none.mid')])
 def test_prompts_that_cannot_work_are_refused(rows, options, message, tmp_path):
   path = write(tmp_path / 'x.mid', *rows)
@@ -397,7 +424,17 @@ def test_the_advice_for_a_long_melody_works(tmp_path):
     ({'width': 15, 'heads': 3}, 'width=15 .*even'),
     ({'heads': 3}, 'width=16 .*heads=3'),
     ({'attention_width': 15}, 'attention_width=15 .*heads=2'),
-    ({'layers': 0}, 'layers=0 .*1 or more')])
+    ({'layers': 0}, 'layers=0 .*1 or more'),
+    ({'heads': 0}, 'heads=0 .*1 or more'),
+    ({'width': 0}, 'model.width=0 .*1 or more'),
+    ({'distances': -1}, 'model.distances=-1 .*0 or more'),
+    ({'encoder_distances': -1}, 'encoder_distances=-1 .*0 or more'),
+    ({'block': -2}, 'block=-2 .*0 or more'),
+    ({'stretch': ()}, r'stretch=\(\) .*1\.0'),
+    ({'transpose': -2}, 'transpose=-2 .*0 or more'),
+    ({'window_s': (1.0,)}, r'window_s=\(1\.0,\) .*least'),
+    ({'accumulate': 0}, 'accumulate=0 .*1 or more'),
+    ({'accumulate': 3}, 'accumulate=3 .*divisor of batch_size=4')])
 def test_settings_that_cannot_work_are_one_sentence(changes, message):
   with pytest.raises(errors.UserError, match=message):
     melody_transformer.build(config_of(**changes))

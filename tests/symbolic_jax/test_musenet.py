@@ -328,10 +328,42 @@ def test_a_midi_file_is_continued(tmp_path):
     ({'instruments': 'paino'}, 'instrument paino is unknown.*piano'),
     ({'piece_tokens': 8}, 'piece_tokens=8 .*use 0, or 40'),
     ({'temperature': -1.0}, 'temperature'),
+    ({'temperature': float('inf')}, 'temperature=inf .*0 or more'),
+    ({'primer_s': 2.0}, r'primer_s=2\.0 .*primer=FILE'),
+    ({'primer_s': float('inf')}, 'primer_s=inf .*0 or more'),
     ({'primer': 'none.mid'}, 'primer=none.mid')])
 def test_prompts_that_cannot_work_are_refused(options, message):
   with pytest.raises(errors.UserError, match=message):
     musenet.prompt(config_of(), 1, **options)
+
+
+@pytest.mark.parametrize('before, room', [
+    ({}, 40), ({'composer': 'bach'}, 39),
+    ({'composer': 'bach', 'instruments': 'piano'}, 38)])
+def test_a_primer_leaves_room_for_what_is_drawn(before, room, tmp_path):
+  notes = np.zeros(60, midi.NOTE)
+  notes['start_s'], notes['end_s'] = 1, 1.5
+  notes['pitch'], notes['velocity'] = range(30, 90), 80
+  config, path = config_of(), str(tmp_path / 'a.mid')
+  midi.write(path, notes[:room - 2])  # And START.
+  prompt = lambda **kwargs: musenet.prompt(
+      config, 1, primer=path, **before, **kwargs)
+  row, = prompt(primer_s=0.1)['primer']
+  assert len(row) == 40 and list(row < 0) == [False] * 39 + [True]
+  midi.write(path, notes[:room - 1])
+  message = rf'\({room} tokens\) .*fewer than the {room} .*or primer_s=0$'
+  with pytest.raises(errors.UserError, match=message):
+    prompt(primer_s=0.1)
+  row, = prompt()['primer']  # What the message says works.
+  assert (row >= 0).sum() == 60 - room
+
+
+def test_the_shortest_sample_has_room_for_a_primer(tmp_path):
+  path = tmp_path / 'a.mid'
+  path.write_bytes(example()['midi'])
+  batch = musenet.prompt(config_of(length=4), 1, primer=str(path),
+                         composer='bach', instruments='piano')
+  assert list(batch['primer'][0]) == [BACH, PIANO, START, -1]
 
 
 def test_a_file_without_notes_is_named(tmp_path):
@@ -365,6 +397,17 @@ def test_all_names_can_come_from_a_file(tmp_path):
     ({'mixup': -1.0}, 'mixup=-1'),
     ({'accumulate': 4}, 'one row at a time .*at least two'),
     ({'drop': 2.0}, 'drop=2'),
+    ({'heads': 0}, 'heads=0 .*1 or more'),
+    ({'layers': 0}, 'layers=0 .*1 or more'),
+    ({'layers': -1}, 'layers=-1 .*1 or more'),
+    ({'width': 0}, 'width=0 .*1 or more'),
+    ({'block': -2}, 'block=-2 .*0 or more'),
+    ({'stretch': ()}, r'stretch=\(\) .*1\.0'),
+    ({'transpose': -2}, 'transpose=-2 .*0 or more'),
+    ({'volume': -1}, 'volume=-1 .*0 or more'),
+    ({'accumulate': 0}, 'accumulate=0 .*1 or more'),
+    ({'accumulate': 3, 'mixup': 0.0}, 'accumulate=3 .*divisor .*batch_size=4'),
+    ({'warmup': 8}, 'warmup=8 .*decay=8'),
     ({'length': 3}, 'length=3 .*4 or more')])
 def test_settings_that_cannot_work_are_one_sentence(changes, message):
   with pytest.raises(errors.UserError, match=message):

@@ -249,8 +249,10 @@ def test_a_stored_file_without_piano_notes_is_named(notes):
   table['end_s'], table['pitch'], table['is_drum'] = 1, 60, True
   table['velocity'] = 80
   example = {'id': b'drums/solo.mid', 'midi': midi.encode(table)}
-  with pytest.raises(errors.UserError, match=r'drums/solo\.mid has no notes'):
-    pieces.make(config_of('maestro')).encode(example, np.random.default_rng(0))
+  kind = pieces.make(config_of('maestro'))
+  for _ in range(2):  # What was read is kept; this is not.
+    with pytest.raises(errors.UserError, match=r'drums/solo\.mid has no notes'):
+      kind.encode(example, np.random.default_rng(0))
 
 
 def test_drums_are_no_piano(tmp_path):
@@ -307,10 +309,30 @@ def test_one_batch_can_be_learnt_by_heart():
      "tokens='notes' .*'chorales'"),
     ({'tokens': 'events', 'voice': False, 'pitch_and_time': False},
      r"'events' needs model\.low, .*music_transformer_maestro"),
-    ({'place': 'sinusoid'}, "model.voice with model.place='sinusoid'")])
+    ({'place': 'sinusoid'}, "model.voice with model.place='sinusoid'"),
+    ({'heads': 0}, 'heads=0 .*1 or more'),
+    ({'layers': -1}, 'layers=-1 .*1 or more'),
+    ({'width': 0}, 'model.width=0 .*1 or more'),
+    ({'attention_width': 0}, 'attention_width=0 .*1 or more'),
+    ({'feed_forward': 0}, 'feed_forward=0 .*1 or more'),
+    ({'distances': -1}, 'distances=-1 .*0 or more'),
+    ({'block': -2}, 'block=-2 .*0 or more'),
+    ({'warmup': 0}, 'warmup=0 .*1 or more'),
+    ({'transpose': -2}, 'transpose=-2 .*0 or more'),
+    ({'accumulate': 0}, 'accumulate=0 .*1 or more'),
+    ({'accumulate': 3}, 'accumulate=3 .*divisor of batch_size=4')])
 def test_settings_that_cannot_work_are_one_sentence(changes, message):
   with pytest.raises(errors.UserError, match=message):
     music_transformer.build(config_of(**changes))
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'stretch': ()}, r'stretch=\(\) .*1\.0'),
+    ({'stretch': (1.0, 0.0)}, r'stretch=\(1\.0, 0\.0\)'),
+    ({'transpose': -2}, 'transpose=-2 .*0 or more')])
+def test_variations_that_cannot_be_drawn_are_refused(changes, message):
+  with pytest.raises(errors.UserError, match=message):
+    music_transformer.build(config_of('maestro', **changes))
 
 
 def test_lstm_reads_performances_too():

@@ -421,7 +421,10 @@ def test_a_midi_file_becomes_the_primer_of_every_row(tmp_path):
     (dict(temperature=float('nan')), 'temperature=nan .*0 or more'),
     (dict(duration_s=0.1), r'duration_s=0.1 .*0\.5 \(a frame\)'),
     (dict(duration_s=float('inf')), 'duration_s=inf'),
-    (dict(primer_s=-1.0), 'primer_s=-1.0')])
+    (dict(temperature=float('inf')), 'temperature=inf .*0 or more'),
+    (dict(primer_s=-1.0), 'primer_s=-1.0'),
+    (dict(primer_s=2.0), r'primer_s=2\.0 without .*primer=FILE'),
+    (dict(primer='none.mid'), r'^primer=none\.mid: .*read')])
 def test_prompts_out_of_range_are_refused(given, message):
   with pytest.raises(errors.UserError, match=message):
     roll_lstm.prompt(config_of(), 1, **given)
@@ -437,6 +440,9 @@ def test_primers_that_cannot_be_used_are_refused_with_their_name(tmp_path):
   notes = np.zeros(1, midi.NOTE)
   notes['pitch'], notes['end_s'], notes['velocity'] = 20, 1.0, 90
   midi.write(tmp_path / 'low.mid', notes)
+  (tmp_path / 'bad.mid').write_bytes(b'MThd')
+  with pytest.raises(errors.UserError, match=r'^primer=.*bad\.mid: .*valid'):
+    roll_lstm.prompt(config_of(), 1, primer=str(tmp_path / 'bad.mid'))
   with pytest.raises(errors.UserError, match=r'low\.mid: .*transpose by \+1'):
     roll_lstm.prompt(config_of(), 1, primer=str(tmp_path / 'low.mid'))
 
@@ -444,7 +450,10 @@ def test_primers_that_cannot_be_used_are_refused_with_their_name(tmp_path):
 @pytest.mark.parametrize('changes, message', [
     ({'cell': 'lsmt'}, "model.cell='lsmt' .*lstm"),
     ({'length': 0}, 'model.length=0 .*1 or more'),
-    ({'every': -1}, 'model.every=-1 .*1 or more')])
+    ({'every': -1}, 'model.every=-1 .*1 or more'),
+    ({'layers': 0}, 'model.layers=0 .*1 or more'),
+    ({'layers': -1}, 'model.layers=-1 .*1 or more'),
+    ({'units': 0}, 'model.units=0 .*1 or more')])
 def test_settings_out_of_range_are_refused(changes, message):
   with pytest.raises(errors.UserError, match=message):
     roll_lstm.build(config_of(**changes))
