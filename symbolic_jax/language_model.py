@@ -143,11 +143,7 @@ def conditions(config, count: int, wanted: int, *, primer: str, primer_s: float,
     longer: what else to do where there is no room for a primer.
   """
   kind, length = pieces.make(config), config.model.length
-  errors.require(0 <= temperature < np.inf, f'temperature={temperature}',
-                 'a number, 0 or more')
-  errors.require(0 <= top_k <= kind.vocab, f'top_k={top_k}',
-                 f'0 (all) to {kind.vocab}')
-  errors.require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
+  _check_draws(kind, temperature, top_k, top_p)
   check_part('primer', primer, primer_s)
   rows = lambda value, dtype: np.full(count, value, dtype)
   batch = {
@@ -187,6 +183,15 @@ def check_part(name: str, path: str, seconds: float) -> None:
                  f'it with {name}=FILE.mid')
 
 
+def _check_draws(kind, temperature, top_k, top_p, where=''):
+  errors.require(0 <= temperature < np.inf, f'{where}temperature={temperature}',
+                 'a number, 0 or more')
+  errors.require(0 <= top_k <= kind.vocab, f'{where}top_k={top_k}',
+                 f'0 (all) to {kind.vocab}')
+  errors.require(0 < top_p <= 1, f'{where}top_p={top_p}',
+                 'more than 0, up to 1')
+
+
 def _crop(kind, tokens, length, rng):
   places = max(len(tokens) - length, 0) // kind.group + 1
   start = kind.group * int(rng.integers(places))
@@ -207,6 +212,7 @@ def build(config, net: Network, tx: optax.GradientTransformation
   errors.require(config.batch_size % m.accumulate == 0,
                  f'model.accumulate={m.accumulate}',
                  f'a divisor of batch_size={config.batch_size}')
+  _check_draws(kind, m.temperature, m.top_k, m.top_p, 'model.')
   grammar = kind.grammar
 
   def score(logits, batch):

@@ -77,13 +77,13 @@ class Remi:
   meter: tuple[int, int] = (4, 4)
 
   def __post_init__(self):
-    if not 0 <= self.low <= self.high <= 127:
-      raise errors.UserError(f'low={self.low}, high={self.high} does not work; '
-                             'use pitches from 0 to 127')
+    errors.require(0 <= self.low <= self.high <= 127,
+                   f'low={self.low}, high={self.high}',
+                   'pitches from 0 to 127')
     beats, value = self.meter
-    if beats < 1 or value not in (1, 2, 4, 8, 16):
-      raise errors.UserError(f'meter={beats}/{value} does not work; use one '
-                             'whose bar is made of sixteenths, such as 4/4')
+    errors.require(beats >= 1 and value in (1, 2, 4, 8, 16),
+                   f'meter={beats}/{value}',
+                   'one whose bar is made of sixteenths, such as 4/4')
 
   @property
   def positions(self) -> int:

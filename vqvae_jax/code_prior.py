@@ -430,7 +430,8 @@ def prompt(config, count, *, temperature: float = 1.0, top_k: int = 0,
     comes after it is kept, but not looked at.
   """
   classes = _classes(config)
-  errors.require(temperature >= 0, f'temperature={temperature}', '0 or more')
+  errors.require(0 <= temperature < np.inf, f'temperature={temperature}',
+                 '0 or more')
   errors.require(0 <= top_k <= config.model.size, f'top_k={top_k}',
                  f'0 (all) to {config.model.size}')
   errors.require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')

@@ -224,7 +224,10 @@ def test_a_number_of_outputs_to_look_at_that_is_none_is_refused():
     ({'units': 0}, 'units=0 .*1 or more'),
     ({'transpose': -2}, 'transpose=-2 .*0 or more'),
     ({'accumulate': 0}, 'accumulate=0 .*1 or more'),
-    ({'accumulate': 3}, 'accumulate=3 .*divisor of batch_size=4')])
+    ({'accumulate': 3}, 'accumulate=3 .*divisor of batch_size=4'),
+    ({'temperature': -1.0}, r'model\.temperature=-1\.0 .*0 or more'),
+    ({'top_k': 49}, r'model\.top_k=49 .*to 48'),
+    ({'top_p': 0.0}, r'model\.top_p=0\.0 .*more than 0')])
 def test_settings_that_cannot_work_are_one_sentence(changes, message):
   with pytest.raises(errors.UserError, match=message):
     lstm.build(config_of(**changes))

@@ -534,6 +534,7 @@ def test_a_map_must_be_a_multiple_of_the_one_above():
 
 @pytest.mark.parametrize('prompt, message', [
     ({'temperature': -1.0}, 'temperature=-1.0'), ({'top_k': 12}, 'top_k=12'),
+    ({'temperature': np.inf}, 'temperature=inf'),
     ({'top_p': 0.0}, 'top_p=0.0'), ({'pitch': 128}, '-1 to 127'),
     ({'instrument_family': 11}, '-1 to 10'), ({'start_s': 1.0}, 'audio=FILE'),
     ({'audio': 'x.wav'}, 'has no codec')])
