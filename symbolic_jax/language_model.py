@@ -33,12 +33,12 @@ class Network(NamedTuple):
   Attributes:
     init: (key, inputs) -> params.
     logits: (params, inputs, key) -> [B, L, V] after each input; with a key
-      there is dropout. With `mixup` also of mix [B]: how much of its own vector
-      an input keeps, the rest is that of the row before.
+      there is dropout. With `mixup` also of (share [B], inputs): how much of
+      its own vector an input keeps, and whose the rest is.
     sampler: (params, rows, tokens, batch) -> (carry, step), for pieces of so
       many tokens; step: (carry, token [B]) -> (carry, [B, V]).
     inputs: batch -> inputs, a tree of arrays [B, ...].
-    mixup: a and b of the beta distribution that `mix` is drawn from; 0: none.
+    mixup: a and b of the beta distribution of that share; 0: none.
   """
 
   init: Callable[..., Any]
@@ -202,6 +202,24 @@ def _pad(tokens, length, value):
   return np.pad(tokens, (0, length - len(tokens)), constant_values=value)
 
 
+def _before(batch):
+  """For each row the one before it, for the first the last.
+
+  All in one array, so that devices exchange one message, before all else:
+  several that wait for nothing have no order, and two devices that begin with
+  different ones wait for each other.
+  """
+  leaves, tree = jax.tree.flatten(batch)
+  bits = [jax.lax.bitcast_convert_type(x, jnp.int32).reshape(len(x), -1)
+          for x in leaves]
+  rolled = jnp.split(
+      jnp.roll(jnp.concatenate(bits, 1), 1, axis=0),
+      np.cumsum([x.shape[1] for x in bits])[:-1], axis=1)
+  return tree.unflatten(
+      jax.lax.bitcast_convert_type(new.reshape(x.shape), x.dtype)
+      for new, x in zip(rolled, leaves, strict=True))
+
+
 # ---------------------------------------------------------------- model
 
 
@@ -237,8 +255,9 @@ def build(config, net: Network, tx: optax.GradientTransformation
     """Zhang et al. 2018: two rows' vectors mixed, and their losses likewise."""
     key, own = jax.random.split(key)
     mix = jax.random.beta(own, net.mixup, net.mixup, batch['mask'].shape)
-    logits = net.logits(params, net.inputs(batch), key, mix)
-    before = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)
+    before = _before(batch)
+    logits = net.logits(params, net.inputs(batch), key,
+                        (mix, net.inputs(before)))
     parts = []
     for share, rows in ((mix, batch), (1 - mix, before)):
       nll, right, real = score(logits, rows)

@@ -212,6 +212,9 @@ def build(config):
     return net.init(key, inputs['tokens'], added=whole(inputs))['params']
 
   def logits(params, inputs, key, mix=None):
+    if mix is not None:
+      share, other = mix
+      mix = transformer.Mix(share, other['tokens'], whole(other))
     return net.apply({'params': params}, inputs['tokens'], added=whole(inputs),
                      mix=mix, train=key is not None,
                      rngs=None if key is None else {'dropout': key})[0]

@@ -51,6 +51,19 @@ class Memory(NamedTuple):
   mask: jax.Array
 
 
+class Mix(NamedTuple):
+  """Other inputs, whose vectors are mixed into those of the inputs.
+
+  Attributes:
+    share: [B], how much of its own vector an input keeps.
+    tokens, added: as the network's own.
+  """
+
+  share: jax.Array
+  tokens: jax.Array
+  added: tuple[jax.Array, ...] = ()
+
+
 class Attention(nn.Module):
   """Multi-head attention; see common/nn/attention.py."""
 
@@ -275,8 +288,7 @@ class Transformer(_Network):
       position: scalar, the place of that token.
       added: rows of the tables in `added`, [B, L] int32 each, NOTHING for a
         zero vector.
-      mix: [B] or None: a row's vectors by this, and those of the row before
-        (of the first row: the last) by the rest.
+      mix: `Mix` or None.
       train: with dropout, of the 'dropout' rng.
       memory: `Memory` that each layer looks at; with caches, what `memories`
         made of it.
@@ -290,12 +302,17 @@ class Transformer(_Network):
       raise ValueError(f'layers={self.layers} are no whole number of turns of '
                        f'{len(self.sparse)} patterns')
     at = jnp.arange(tokens.shape[1]) if caches is None else position[None]
+    if mix is not None:  # Beside the others, and apart again as vectors.
+      at = jnp.tile(at, 2)
+      tokens, *added = (jnp.concatenate(both, 1) for both in zip(
+          (tokens, *added), (mix.tokens, *mix.added), strict=True))
     x = self._embed(tokens, at)
     for n, (ids, count) in enumerate(zip(added, self.added, strict=True)):
       x += self._vectors(f'added_{n}', ids, count, self.width)
     if mix is not None:
-      mix = mix[:, None, None].astype(x.dtype)
-      x = mix * x + (1 - mix) * jnp.roll(x, 1, axis=0)
+      share = mix.share[:, None, None].astype(x.dtype)
+      own, other = jnp.split(x, 2, axis=1)
+      x = share * own + (1 - share) * other
     x = Dropout(self.dropout)(x, train)
     layer = functools.partial(
         Layer, feed_forward=self.feed_forward, activation=self.activation,

@@ -362,10 +362,11 @@ def test_smaller_outputs_are_drawn_smaller_and_nothing_else_is():
   assert sum(jax.tree.leaves(found)) == 2
 
 
-def test_mixed_rows_are_between_a_row_and_the_one_before():
-  net, params, tokens, _ = make(layers=1, place='none')
+def test_mixed_rows_are_between_a_row_and_another():
+  net, params, tokens, _ = make(layers=1)
   apply = jax.jit(net.apply)
-  run = lambda mix: apply(params, tokens, mix=jnp.array(mix, 'float32'))[0]
+  run = lambda share: apply(params, tokens, mix=transformer.Mix(
+      jnp.array(share, 'float32'), tokens[::-1]))[0]
   plain = apply(params, tokens)[0]
   np.testing.assert_allclose(run([1, 1]), plain, atol=1e-6)
   np.testing.assert_allclose(run([0, 1])[0], plain[1], atol=1e-6)

@@ -166,7 +166,8 @@ def logits_of(config, state, rows, mix=None):
   run = jax.jit(lambda params, inputs, *mix: net.logits(
       params, inputs, None, *mix))
   return run(state.params['model'], net.inputs(rows),
-             *([] if mix is None else [mix]))
+             *([] if mix is None else [(mix, net.inputs(jax.tree.map(
+                 lambda x: np.roll(x, 1, axis=0), rows)))]))
 
 
 def network_of(config):
