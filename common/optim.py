@@ -38,14 +38,16 @@ def accumulate(fn, params, batch, key, n: int = 1):
   return total / weight, mean(sums), mean(grads)
 
 
-def inverse_root(scale: float, width: int, warmup: int):
+def inverse_root(scale: float, width: int, warmup: int, end: int = 0):
   """Learning rate of tensor2tensor: up in a line, then down as 1 / sqrt(step).
 
-  Its peak, at `warmup`, is scale / sqrt(width * warmup).
+  Its peak, at `warmup`, is scale / sqrt(width * warmup). With `end` it is also
+  times a line from 1 at the first step to 0 at that one.
   """
   def rate(step):
     later = jnp.maximum(step, warmup).astype(jnp.float32)
+    left = jnp.maximum(0.0, 1 - step / end) if end else 1.0
     return (scale * jnp.minimum(1.0, step / warmup) * width**-0.5
-            * later**-0.5)
+            * later**-0.5 * left)
 
   return rate

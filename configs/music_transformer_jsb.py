@@ -30,7 +30,7 @@ from common import config as config_lib
 
 
 def get_config(size: str = 'paper'):
-  """`size`: 'paper', 'small' (a quarter of an hour on a CPU core), 'demo' (two
+  """`size`: 'paper', 'small' (half an hour on a CPU core), 'demo' (two
   minutes) or 'tiny' (seconds)."""
   config_lib.check_size(size, 'paper', 'small', 'demo', 'tiny')
   c = config_lib.default()
@@ -65,6 +65,7 @@ def get_config(size: str = 'paper'):
   c.model.dropout = 0.1
   c.model.learning_rate = 2.0  # As tensor2tensor counts: common/optim.py.
   c.model.warmup = 2000
+  c.model.decay = 0  # The step at which the rate has come down to 0; 0: never.
   c.model.transpose = 0  # Semitones up or down at most; none in the paper.
   c.model.remat = False
   c.model.accumulate = 1  # Slices of a batch, for less memory.
@@ -74,11 +75,12 @@ def get_config(size: str = 'paper'):
   if size != 'paper':
     c.checkpoint.keep_every = 0
   if size == 'small':  # 'base', 'relative' and 'baseline_wide' are one size.
-    c.batch_size = 4
-    c.steps = 2500
-    c.eval_every = c.checkpoint.every = 250
+    c.batch_size = 2
+    c.steps = c.model.decay = 4000  # 18 times as many tokens as train has.
+    c.eval_every = c.checkpoint.every = 500
     c.sample_every = 0
-    c.model.layers, c.model.length, c.model.distances = 3, 256, 128
+    c.model.transpose = 3
+    c.model.layers, c.model.length, c.model.distances = 3, 512, 256
     c.model.width = c.model.attention_width = 256
     c.model.heads, c.model.block = 4, 128
     c.model.learning_rate, c.model.warmup = 0.5, 400  # At most 1.6e-3.

@@ -55,6 +55,7 @@ def get_config(size: str = 'paper'):
   c.model.dropout = 0.1
   c.model.learning_rate = 2.0  # As tensor2tensor counts: common/optim.py.
   c.model.warmup = 8000
+  c.model.decay = 0  # The step at which the rate has come down to 0; 0: never.
   c.model.remat = False
   c.model.accumulate = 1  # Slices of a batch, for less memory.
   c.model.temperature = 1.0

@@ -90,8 +90,8 @@ def build(config):
     return (caches, jnp.int32(0)), step
 
   # Adam as tensor2tensor sets it; no clipping, no label smoothing.
-  tx = optax.adam(optim.inverse_root(m.learning_rate, m.width, m.warmup),
-                  b1=0.9, b2=0.997, eps=1e-9)
+  rate = optim.inverse_root(m.learning_rate, m.width, m.warmup, m.decay)
+  tx = optax.adam(rate, b1=0.9, b2=0.997, eps=1e-9)
   return language_model.build(
       config, language_model.Network(init, logits, sampler), tx)
 
@@ -101,6 +101,8 @@ def _check(m):
                   feed_forward=1, distances=0, block=0, warmup=1)
   errors.require(m.place in transformer.PLACES, f'model.place={m.place!r}',
                  f'one of {", ".join(map(repr, transformer.PLACES))}')
+  errors.require(m.decay == 0 or m.decay > m.warmup, f'model.decay={m.decay}',
+                 f'0 (never), or more than model.warmup={m.warmup}')
   for name in ('attention_width', 'width'):
     errors.require(m[name] % m.heads == 0, f'model.{name}={m[name]}',
                    f'a multiple of model.heads={m.heads}')

@@ -348,6 +348,14 @@ def test_the_learning_rate_rises_and_falls_as_in_tensor2tensor(
   np.testing.assert_allclose(got, rate, rtol=5e-4)
 
 
+@pytest.mark.parametrize('step, share', [
+    (0, 1), (100, 0.9), (400, 0.6), (700, 0.3), (1000, 0), (1500, 0)])
+def test_a_rate_with_an_end_has_come_down_to_nothing_there(step, share):
+  plain = optim.inverse_root(2.0, 256, 400)(jnp.int32(step))
+  ended = optim.inverse_root(2.0, 256, 400, 1000)(jnp.int32(step))
+  np.testing.assert_allclose(ended, share * plain, rtol=1e-6)
+
+
 def test_smaller_outputs_are_drawn_smaller_and_nothing_else_is():
   plain, small = (make(output_scale=scale)[1]['params'] for scale in (1, 0.25))
 

@@ -318,6 +318,7 @@ def test_one_batch_can_be_learnt_by_heart():
     ({'distances': -1}, 'distances=-1 .*0 or more'),
     ({'block': -2}, 'block=-2 .*0 or more'),
     ({'warmup': 0}, 'warmup=0 .*1 or more'),
+    ({'decay': 2}, 'decay=2 .*more than model.warmup=2'),
     ({'transpose': -2}, 'transpose=-2 .*0 or more'),
     ({'accumulate': 0}, 'accumulate=0 .*1 or more'),
     ({'accumulate': 3}, 'accumulate=3 .*divisor of batch_size=4')])
