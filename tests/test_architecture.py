@@ -3,6 +3,7 @@
 import ast
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -71,10 +72,15 @@ def test_every_module_says_its_idea(path):
 
 
 def test_the_wheel_installs_our_four_names_only_and_works(tmp_path):
+  source = tmp_path / 'source'  # A build/ of old would bring back lost files.
+  for folder in ('common', 'configs', *FAMILIES):
+    shutil.copytree(ROOT / folder, source / folder)
+  for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+    shutil.copy(ROOT / name, source)
   subprocess.run(
       [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps',
        '--no-build-isolation', '--disable-pip-version-check',
-       '-w', str(tmp_path), str(ROOT)], check=True, timeout=120,
+       '-w', str(tmp_path), str(source)], check=True, timeout=120,
       cwd=tmp_path)
   wheel, = tmp_path.glob('*.whl')
   names = zipfile.ZipFile(wheel).namelist()
