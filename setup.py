@@ -40,6 +40,7 @@ setup(
     ],
     extras_require={
         'cuda': ['jax[cuda13]'],
+        'cuda12': ['jax[cuda12]'],  # For drivers before 580.
         'tpu': ['jax[tpu]'],
         'beam': ['apache-beam>=2.77'],
         'sweep': ['submitit>=1.5.3'],

@@ -7,7 +7,6 @@ turns what a user can mend into one sentence and exit status 2.
 import errno
 import functools
 import os
-import pathlib
 import sys
 from collections.abc import Callable
 
@@ -18,8 +17,8 @@ from common import config as config_lib
 from common import errors
 
 _CACHE = flags.DEFINE_string(
-    'cache_dir', os.environ.get('JAX_COMPILATION_CACHE_DIR', str(
-        pathlib.Path('~/.cache/ostinato/jax').expanduser())),
+    'cache_dir', os.environ.get('JAX_COMPILATION_CACHE_DIR',
+                                '~/.cache/ostinato/jax'),
     "Folder of compiled programs, kept between runs; '' switches it off.")
 
 
@@ -103,6 +102,16 @@ def run(main: Callable[[list[str]], None]) -> None:
           flags_parser=lambda argv: _explain(_parse, argv))
 
 
+_WORKS = {  # What to do about it.
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT),
+                    'free some space, or choose another folder'),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS),
+                    'change its permissions, or choose another folder'),
+    **dict.fromkeys((errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+                    'give another path'),
+}
+
+
 def _unraisable(what):
   # Storage callbacks that come after a failed save; the failure is reported.
   if 'Event loop is closed' not in str(what.exc_value):
@@ -117,11 +126,10 @@ def _explain(fn, argv):
     print(f'error: {e}', file=sys.stderr)
     sys.exit(2)
   except OSError as e:
-    if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM,
-                       errno.EROFS):
+    works = _WORKS.get(e.errno)
+    if not works:
       raise
-    print(f'error: cannot write {e.filename or "a file"}: {e.strerror}; free '
-          'some space, change its permissions, or choose another folder',
+    print(f'error: cannot use {e.filename or "a file"}: {e.strerror}; {works}',
           file=sys.stderr)
     sys.exit(2)
 
@@ -190,7 +198,9 @@ def _start_jax() -> None:
   import jax  # Late: --help and a wrong flag should answer at once.
 
   if _CACHE.value:
-    jax.config.update('jax_compilation_cache_dir', _CACHE.value)
+    # A user without a home keeps the ~, which is then a folder's name.
+    jax.config.update('jax_compilation_cache_dir',
+                      os.path.expanduser(_CACHE.value))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
   where = getattr(flags.FLAGS, 'distributed', None)

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from common import errors, midi, synth
+from common import errors, files, midi, synth
 
 # What an mp3 can hold; `encode` resamples other rates up to the next one.
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -48,10 +48,7 @@ def read(path, sample_rate: int) -> np.ndarray:
 def write(path, audio, sample_rate: int) -> None:
   """A mono 16-bit wav file; what is beyond [-1, 1] is clipped."""
   data = _encode(_pcm16(_checked(audio)), sample_rate, 'WAV', 'PCM_16')
-  temporary = f'{path}.tmp'
-  with open(temporary, 'wb') as f:
-    f.write(data)
-  os.replace(temporary, path)
+  files.write(path, data)
 
 
 def write_blocks(path, blocks, sample_rate: int) -> None:

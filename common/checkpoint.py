@@ -68,14 +68,15 @@ class Checkpoints:
 
   def preempted(self, step: int) -> bool:
     """Whether the cluster wants this run to stop, on all processes alike."""
-    return (jax.process_count() > 1
+    return (jax.distributed.is_initialized()  # It takes the signals.
             and self._manager.reached_preemption(step))
 
-  def restore(self, target, step: int | None = None):
+  def restore(self, target, step: int | None = None, set_aside: bool = False):
     """The newest readable (step, state, position), or None if there is none.
 
-    `target` is a tree of ShapeDtypeStruct with shardings. A folder that cannot
-    be read is moved aside, with a warning, and the one before it is taken.
+    `target` is a tree of ShapeDtypeStruct with shardings. Where a folder cannot
+    be read, the one before it is taken, with a warning. With `set_aside` it is
+    moved out of the way of what will be saved: for the run's own training.
     """
     known = self.steps()
     if step is not None and step not in known:
@@ -89,12 +90,24 @@ class Checkpoints:
             position=ocp.args.JsonRestore()))
         return candidate, found['state'], found['position']
       except Exception as e:  # Torn files fail in many ways.
-        if step is not None or candidate == known[0]:
+        if _is_of_machine(e):
+          raise
+        if step is not None:
+          others = [s for s in known if s != step]
+          raise errors.UserError(
+              f'checkpoint {self.folder / str(step)} cannot be read '
+              f'({_first_line(e)}); other steps there: '
+              f'{", ".join(map(str, others)) or "none"}') from e
+        if candidate == known[0]:
           raise errors.UserError(
               f'checkpoint {self.folder / str(candidate)} cannot be read '
               f'({_first_line(e)}) and no earlier one is left; restore it from '
               'a copy, or train into a new workdir') from e
-        self._set_aside(candidate, e)
+        logging.warning(
+            'checkpoint %d in %s cannot be read (%s): going back to the one '
+            'before', candidate, self.folder, _first_line(e))
+        if set_aside:
+          self._set_aside(candidate)
     return None
 
   def close(self) -> None:
@@ -118,12 +131,9 @@ class Checkpoints:
           f'{f"; and {len(differ) - 4} more" if len(differ) > 4 else ""}; '
           'use the code that wrote it, or a new --workdir')
 
-  def _set_aside(self, step: int, error: Exception) -> None:
+  def _set_aside(self, step: int) -> None:
     aside = self.folder.parent / 'corrupt_checkpoints'
-    logging.warning(
-        'checkpoint %d in %s cannot be read (%s): going back to the one '
-        'before; it was moved to %s', step, self.folder, _first_line(error),
-        aside)
+    logging.warning('checkpoint %d was moved to %s', step, aside)
     if jax.process_index() == 0:
       aside.mkdir(exist_ok=True)
       shutil.rmtree(aside / str(step), ignore_errors=True)
@@ -180,7 +190,14 @@ def _shape(x):
   return tuple(np.shape(x)) if x is not None else 'absent'
 
 
+def _is_of_machine(error: Exception) -> bool:
+  """Full memory or a failing disk: the checkpoint may be whole."""
+  return isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or (
+      isinstance(error, OSError) and not isinstance(error, FileNotFoundError))
+
+
 def _first_line(error: Exception) -> str:
   if 'No space left' in str(error):
     return 'no space left on the device'
-  return f'{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}'
+  first, *_ = str(error).strip().splitlines() or ['']
+  return f'{type(error).__name__}: {first[:200]}'

@@ -2,13 +2,12 @@
 
 import importlib.util
 import json
-import os
 import pathlib
 import types
 
 import ml_collections
 
-from common import errors
+from common import errors, files
 
 # Settings that may differ when a workdir is resumed: they say how far and on
 # what machine to run, not what is computed.
@@ -53,9 +52,9 @@ def names() -> list[str]:
                 if not p.stem.startswith('_'))
 
 
-def module(name: str) -> types.ModuleType:
-  """The config file of a bare name ('lstm_jsb') or a path to one."""
-  path = find(name)
+def module(spec: str) -> types.ModuleType:
+  """The config file of 'lstm_jsb' or 'lstm_jsb:tiny', or a path likewise."""
+  path = find(spec.partition(':')[0])
   spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
   loaded = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(loaded)
@@ -64,8 +63,8 @@ def module(name: str) -> types.ModuleType:
 
 def load(spec: str) -> ml_collections.ConfigDict:
   """'lstm_jsb:tiny' -> its ConfigDict."""
-  name, _, size = spec.partition(':')
-  return module(name).get_config(*([size] if size else []))
+  size = spec.partition(':')[2]
+  return module(spec).get_config(*([size] if size else []))
 
 
 def find(name: str) -> pathlib.Path:
@@ -101,10 +100,8 @@ def flatten(config) -> dict:
 
 
 def write(config, path: pathlib.Path) -> None:
-  """As JSON, all at once: a killed run leaves no half file."""
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(json.dumps(config.to_dict(), indent=1) + '\n')
-  os.replace(temporary, path)
+  """As JSON."""
+  files.write(path, json.dumps(config.to_dict(), indent=1) + '\n')
 
 
 def read(path: pathlib.Path) -> ml_collections.ConfigDict:

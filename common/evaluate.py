@@ -1,4 +1,4 @@
-"""Measures a run's checkpoint on a whole split; writes results.json.
+"""Measures a run's checkpoint on a whole split; writes results_SPLIT.json.
 
   python -m common.evaluate --workdir=runs/lstm
   python -m common.evaluate --workdir=runs/lstm --split=test --step=20000
@@ -19,11 +19,10 @@ Griffin-Lim make of as many bits.
 """
 
 import json
-import pathlib
 
 from absl import flags
 
-from common import app
+from common import app, files, workdir
 
 _WORKDIR = app.define_workdir()
 _DATA_DIR = app.define_data_dir()
@@ -48,7 +47,7 @@ def main(argv):
   del argv
   import jax
 
-  from common import evaluation, runs
+  from common import evaluation, progress, runs
   from common.data import builders
 
   run = runs.load(_WORKDIR.value, _STEP.value)
@@ -60,25 +59,26 @@ def main(argv):
   table = _table(run, source) or _notes_table(run, source)
   metrics, rows = evaluation.Evaluation(
       run.config, run.module, run.model, run.mesh, source)(run.state)
-  results = {'step': run.step, 'split': split, 'examples': rows,
-             'metrics': metrics}
+  results = {'step': run.step, 'rows': rows, 'metrics': metrics}
   if table:
     results['metrics'] |= table(results)
   if hasattr(run.module, 'codec'):
     results['metrics'] |= _rate_distortion(run, source)
+  path = workdir.results_file(_WORKDIR.value, split)
+  # Shown first: a full disk loses no hours of work.
+  progress.say('\n'.join(f'{name:24} {value:.6g}'
+                         for name, value in metrics.items()))
+  progress.say(f'step {run.step}, {rows} rows of {run.config.data.name} '
+               f'{split}: {path}')
   if jax.process_index() == 0:
-    path = pathlib.Path(_WORKDIR.value) / 'results.json'
-    path.write_text(json.dumps(results, indent=1) + '\n')
-    for name, value in metrics.items():
-      print(f'{name:24} {value:.6g}')
-    print(f'step {run.step}, {rows} rows of {run.config.data.name} {split}: '
-          f'{path}')
+    files.write(path, json.dumps(results, indent=1) + '\n')
 
 
 def _rate_distortion(run, source) -> dict[str, float]:
+  from common import progress
   from common.metrics import rate_distortion
   rows, books = rate_distortion.measure(run, source)
-  print(rate_distortion.text(rows, books))
+  progress.say(rate_distortion.text(rows, books))
   return {f'{name}/{k}': v for part in (rows, books)
           for name, row in part.items() for k, v in row.items()}
 
@@ -88,7 +88,7 @@ def _table(run, source):
 
   What the numbers were measured on goes into the results.
   """
-  from common import runs
+  from common import progress, runs
   from common.data import builders
   from common.metrics import frechet, table
 
@@ -107,7 +107,7 @@ def _table(run, source):
     if judge or embed:
       rows, counts = table.measure(
           run, source, train, _GENERATED.value, judge or None, embed or None)
-      print(table.text(rows, counts))
+      progress.say(table.text(rows, counts))
       out |= {f'{name}/{k}': v for name, row in rows.items()
               for k, v in row.items()}
       results['sounds'] = counts
@@ -123,6 +123,7 @@ def _table(run, source):
 
 def _notes_table(run, source):
   """As `_table`, of notes."""
+  from common import progress
   from common.data import builders
   from common.metrics import notes_table
 
@@ -135,7 +136,7 @@ def _notes_table(run, source):
   def measure(results) -> dict[str, float]:
     rows, copied, counts = notes_table.measure(
         run, source, train, _GENERATED.value)
-    print(notes_table.text(rows, copied, counts))
+    progress.say(notes_table.text(rows, copied, counts))
     results['notes'] = {'pieces': counts, 'rows': rows, 'copies': copied}
     return notes_table.flat(rows, copied)
 

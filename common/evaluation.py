@@ -22,7 +22,8 @@ class Evaluation:
 
     def step(state, batch, key):
       with sharding.tracing(mesh):
-        return model.eval_step(sharding.gather(state, mesh), batch, key)
+        return (model.eval_step(sharding.gather(state, mesh), batch, key),
+                batch['mask'].sum())
 
     self._step = jax.jit(step, out_shardings=on_all)
     self._gather = jax.jit(lambda state: state.replace(opt={}),
@@ -30,16 +31,15 @@ class Evaluation:
 
   def __call__(self, state) -> tuple[dict[str, float], int]:
     """{'eval/nll': .., ...} and how many rows it was measured on."""
-    sums, rows, previous = {}, 0, {}
+    sums, rows, previous = {}, 0, ({}, 0)
     for batch in pipeline.evaluate(self._source, self._segments,
                                    batch_size=self._rows):
       part = self._step(
           state, sharding.place(batch, sharding.by_row(self._mesh)),
           self._key)
-      rows = int(batch['index'][0]) + int(batch['mask'].sum())
-      _add(sums, previous)
+      rows += _add(sums, previous)
       previous = part  # Fetched while the device runs the next batch.
-    _add(sums, previous)
+    rows += _add(sums, previous)
     # What the split has nothing of has no mean.
     return {f'eval/{k}': float(m.compute()) for k, m in sums.items()
             if m.weight}, rows
@@ -49,7 +49,7 @@ class Evaluation:
     batch = next(pipeline.evaluate(self._source, self._segments,
                                    batch_size=self._rows, process=(0, 1)))
     return [f'eval/{name}' for name in jax.eval_shape(
-        self._step, shapes, batch, self._key)]
+        self._step, shapes, batch, self._key)[0]]
 
   def sample(self, state, count: int) -> dict[str, np.ndarray]:
     """Samples under the conditions of the split's first `count` rows."""
@@ -61,8 +61,13 @@ class Evaluation:
           self._gather(state), batch, self._sample_key))
 
 
-def _add(sums: dict, part) -> None:
-  """In float64: a split may hold more tokens than float32 can count."""
-  for name, mean in jax.device_get(part).items():
+def _add(sums: dict, part) -> int:
+  """In float64: a split may hold more tokens than float32 can count.
+
+  Returns how many rows were added, of all processes.
+  """
+  metrics, rows = jax.device_get(part)
+  for name, mean in metrics.items():
     mean = jax.tree.map(np.float64, mean)
     sums[name] = sums[name] + mean if name in sums else mean
+  return int(rows)

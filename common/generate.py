@@ -32,7 +32,8 @@ _COUNT = flags.DEFINE_integer('count', 4, 'How many samples.', lower_bound=1)
 _N_BEST = flags.DEFINE_integer(
     'n_best', 1, 'Draw so many for each sample and keep the one with the best '
     'score by the model itself.', lower_bound=1)
-_SEED = flags.DEFINE_integer('seed', 0, 'Another seed, other samples.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Another seed, other samples.',
+                             lower_bound=0, upper_bound=2**32 - 1)
 _STEP = app.define_step()
 _OUT = flags.DEFINE_string('out', None, 'Folder. Default: WORKDIR/generated.')
 _PROMPT = flags.DEFINE_multi_string(

@@ -4,13 +4,12 @@ Shapes: E events, N notes, T steps, K tracks.
 """
 
 import itertools
-import os
 import struct
 from typing import NamedTuple
 
 import numpy as np
 
-from common import errors, smf
+from common import errors, files, smf
 
 # A table of notes. Times are seconds, `program` is General MIDI's, from 0.
 NOTE = np.dtype([('start_s', 'f8'), ('end_s', 'f8'), ('pitch', 'i2'),
@@ -133,11 +132,8 @@ def sustained(song: Song) -> np.ndarray:
 
 
 def write(path, notes: np.ndarray) -> None:
-  """The bytes of `encode`, under their name when they are complete."""
-  temporary = f'{path}.tmp'
-  with open(temporary, 'wb') as f:
-    f.write(encode(notes))
-  os.replace(temporary, path)
+  """The bytes of `encode`, as a file."""
+  files.write(path, encode(notes))
 
 
 def encode(notes: np.ndarray) -> bytes:

@@ -32,8 +32,11 @@ _DATA_DIR = app.define_data_dir()
 _MANUAL_DIR = flags.DEFINE_string(
     'manual_dir', None, 'Folder with the archives or files to read. Default: '
     'downloads/manual in the data folder.')
+# Those that this process may use, where the system tells.
+_CORES = (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+          else os.cpu_count() or 1)
 _WORKERS = flags.DEFINE_integer(
-    'workers', len(os.sched_getaffinity(0)), 'Processes that decode beside '
+    'workers', _CORES, 'Processes that decode beside '
     'this one; 0: none. What is written does not depend on it.', lower_bound=0)
 _VERIFY = flags.DEFINE_bool(
     'verify', False, "Compare the archives' sha256 with the published ones, "

@@ -18,7 +18,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from common import app, audio, chart, errors, midi, workdir
+from common import app, audio, chart, errors, files, midi, workdir
 from common import config as config_lib
 
 _MIDI_RATE = 22050  # Of notes made audible.
@@ -34,7 +34,8 @@ def main(argv):
   if f.markdown:
     outputs[f.markdown] = markdown(runs, paper)
   for path, text in outputs.items():
-    pathlib.Path(path).write_text(text, encoding='utf-8')
+    pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, text)
     print(f'{len(runs)} runs, {len(text.encode()) / 1e6:.2g} MB: {path}')
 
 
@@ -89,25 +90,28 @@ def page(runs, paper, samples: int, sample_steps: int) -> str:
 
 
 def _results(runs, paper):
-  """Head and rows of text; what nobody measured is 'not run'."""
+  """Head and rows of text: one for each split that a run was measured on.
+
+  What nobody measured is 'not run'.
+  """
+  measured = [found['metrics'] for run in runs.values()
+              for found in run.results.values()]
   metrics = list(dict.fromkeys(
-      name for group in [*paper.values(),
-                         *(r.results['metrics'] for r in runs.values()
-                           if r.results)] for name in group))
+      name for group in [*paper.values(), *measured] for name in group))
   head = ['run', 'config', 'step', 'split', 'steps/s', *metrics]
   rows = []
   for name, run in runs.items():
-    found = run.results or {'split': _NOT_RUN, 'metrics': {}}
-    step = found.get('step', max(
-        (int(steps[-1]) for steps, _ in run.curves.values()), default=0))
-    of = run.config.get('steps', step)
+    newest = max((int(steps[-1]) for steps, _ in run.curves.values()),
+                 default=0)
     seconds = run.curves.get('time/step_s')
-    rows.append([
-        name, _about(run), f'{step:,}' + f' of {of:,}' * (step != of),
-        found['split'],
-        workdir.number(1 / np.median(seconds[1])) if seconds else _NOT_RUN,
-        *(workdir.number(found['metrics'][m]) if m in found['metrics']
-          else _NOT_RUN for m in metrics)])
+    for split, found in (run.results or {
+        _NOT_RUN: {'step': newest, 'metrics': {}}}).items():
+      step, of = found['step'], run.config.get('steps', found['step'])
+      rows.append([
+          name, _about(run), f'{step:,}' + f' of {of:,}' * (step != of), split,
+          workdir.number(1 / np.median(seconds[1])) if seconds else _NOT_RUN,
+          *(workdir.number(found['metrics'][m]) if m in found['metrics']
+            else _NOT_RUN for m in metrics)])
   for name, numbers in paper.items():
     rows.append([f'paper, {name}', '', '', '', '', *(
         workdir.number(numbers[m]) if m in numbers else '–' for m in metrics)])
@@ -119,10 +123,10 @@ def _table(runs, head, rows) -> str:
   out = ['<table><thead><tr>', *(
       f'<th scope="col"{left(h)}>{_text(h)}</th>' for h in head),
       '</tr></thead>']
-  for i, row in enumerate(rows):
-    ours = i < len(runs)
-    out.append('<tr>' if ours else '<tr class="paper">')
-    out.append(f'<th scope="row">{_swatch(i) if ours else ""}'
+  swatches = {name: _swatch(i) for i, name in enumerate(runs)}
+  for row in rows:
+    out.append('<tr>' if row[0] in runs else '<tr class="paper">')
+    out.append(f'<th scope="row">{swatches.get(row[0], "")}'
                f'{_text(row[0])}</th>')
     out += [f'<td{left(h)}>{_text(text)}</td>'
             for h, text in zip(head[1:], row[1:], strict=True)]

@@ -9,7 +9,7 @@
 import dataclasses
 import importlib
 import json
-import os
+import math
 import pathlib
 import types
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from common import checkpoint, errors, sharding
+from common import checkpoint, errors, files, sharding
 from common import config as config_lib
 from common import model as model_lib
 
@@ -69,10 +69,8 @@ def spec_of(batch, batch_size: int):
 def write_spec(workdir: pathlib.Path, spec) -> None:
   if jax.process_index():
     return
-  temporary = workdir / 'batch.tmp'
-  temporary.write_text(json.dumps(
+  files.write(workdir / 'batch.json', json.dumps(
       {k: [list(x.shape), str(x.dtype)] for k, x in spec.items()}) + '\n')
-  os.replace(temporary, workdir / 'batch.json')
 
 
 def load(workdir, step: int | str | None = None) -> Run:
@@ -83,7 +81,10 @@ def load(workdir, step: int | str | None = None) -> Run:
   workdir = pathlib.Path(workdir)
   config = config_lib.read(workdir / 'config.json')
   module, model = build(config)
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(
+      fsdp=math.gcd(config.mesh.fsdp, jax.device_count()))
+  if not (workdir / 'batch.json').exists():
+    raise _no_checkpoint(workdir)
   spec = {k: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
           for k, (shape, dtype) in json.loads(
               (workdir / 'batch.json').read_text()).items()}
@@ -99,9 +100,13 @@ def load(workdir, step: int | str | None = None) -> Run:
       checkpoint.abstract(shapes, sharding.infer(shapes, mesh)), step)
   checkpoints.close()
   if not found:
-    raise errors.UserError(f'{workdir} holds no checkpoint yet; let '
-                           'common.train reach its first save')
+    raise _no_checkpoint(workdir)
   return Run(config, module, model, mesh, found[1], found[0])
+
+
+def _no_checkpoint(workdir):
+  return errors.UserError(f'{workdir} holds no checkpoint yet; let '
+                          'common.train reach its first save')
 
 
 def gathered(run: Run) -> model_lib.TrainState:

@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from common import app, best, errors, launch, workdir
+from common import app, best, errors, files, launch, workdir
 from common import config as config_lib
 
 
@@ -44,9 +44,8 @@ class Run(NamedTuple):
 
   def metrics(self) -> dict[str, float] | None:
     """What it has reached; None if it is not finished."""
-    found = workdir.results(self.folder)
-    if found and (found['step'], found['split']) == (
-        self._final_step(), self.split):
+    found = workdir.results(self.folder, self.split)
+    if found and found['step'] == self._final_step():
       return found['metrics']
     return None
 
@@ -85,7 +84,7 @@ def main(overrides: list[str]):
   except KeyboardInterrupt:
     print('stopped; the same command goes on from here', file=sys.stderr)
     sys.exit(130)
-  paper = getattr(config_lib.module(_file(f.config)), 'PAPER', {})
+  paper = getattr(config_lib.module(f.config), 'PAPER', {})
   write_tables(runs, paper, root)
   if failures:
     print(f'{len(failures)} of {len(runs)} runs failed: '
@@ -217,8 +216,8 @@ def write_tables(runs, paper, root) -> None:
   table = compare(runs)
   text = markdown(table, paper)
   root.mkdir(parents=True, exist_ok=True)
-  (root / 'sweep.md').write_text(text)
-  (root / 'sweep.json').write_text(json.dumps({
+  files.write(root / 'sweep.md', text)
+  files.write(root / 'sweep.json', json.dumps({
       'ablations': table, 'paper': paper,
       'runs': {run.name: {'command': run.commands[0], 'metrics': run.metrics()}
                for run in runs}}, indent=1) + '\n')
@@ -238,12 +237,8 @@ def _paper(paper, ablation, name) -> str:
   return '–' if number is None else workdir.number(number)
 
 
-def _file(spec: str) -> str:
-  return spec.partition(':')[0]
-
-
 def _ablations(spec: str) -> dict[str, dict]:
-  return config_lib.module(_file(spec)).ablations()
+  return config_lib.module(spec).ablations()
 
 
 def _key(override: str) -> str:

@@ -35,14 +35,15 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
       for split in (config.data.train, config.data.eval))
   _claim(workdir, config)
 
-  first = next(_Stream(config, module, model, source, 0))
+  first = next(_Stream(config, module, model, source, 0, workers=0))
   spec = runs.spec_of(first, _rows(config, model, 0))
   runs.write_spec(workdir, spec)
   key = runs.make_key(config, mesh, 'train')
   shapes = jax.eval_shape(model.init, key, spec)
   shardings = sharding.infer(shapes, mesh)
   checkpoints = runs.open_checkpoints(config, workdir)
-  found = checkpoints.restore(checkpoint.abstract(shapes, shardings))
+  found = checkpoints.restore(checkpoint.abstract(shapes, shardings),
+                              set_aside=True)
   if found:
     start, state, position = found
     best = best_lib.Best(config, position.get('best'))
@@ -68,7 +69,8 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
     asked_to_stop = stack.enter_context(_signals())
     # From here on a hidden copy between host and device is an error.
     stack.enter_context(jax.transfer_guard('disallow'))
-    for step in range(start, start if best.is_over else config.steps):
+    end = start if best.is_over else config.steps  # Patience ran out before.
+    for step in range(start, end):
       if model.stage_at(step) != stream.stage:
         stream = _Stream(config, module, model, source, model.stage_at(step))
       with log.waiting_for_data():
@@ -89,6 +91,7 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
       log.step(*previous)
       previous = None
       with log.paused():
+        log.check_parameters(done, _all_finite(state.params))
         if evaluate_now:
           metrics, rows = evaluate(state)
           log.evaluated(done, metrics, rows)
@@ -97,8 +100,9 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
         if (sample_now or last) and config.num_samples and model.sample:
           log.sampled(done, evaluate.sample(state, config.num_samples))
         if save_now or stop or last or best.step == done:
-          log.check_parameters(done, _all_finite(state.params))
-          checkpoints.save(done, state, stream.position() | best.position())
+          # Without pinned memory on the host Orbax copies unasked.
+          with jax.transfer_guard_device_to_host('allow'):
+            checkpoints.save(done, state, stream.position() | best.position())
       if last:
         break
       if stop:
@@ -131,12 +135,14 @@ def jit_step(model, mesh, shardings):
 class _Stream:
   """Training batches of one stage; knows how many were taken."""
 
-  def __init__(self, config, module, model, source, stage, taken=0):
+  def __init__(self, config, module, model, source, stage, taken=0,
+               workers=None):
     self.stage, self._taken, self._examples = stage, taken, len(source)
     seed = np.random.SeedSequence([config.seed, stage]).generate_state(1)
     self._batches = pipeline.train(
         source, module.preprocess(config), seed=int(seed[0]), start=taken,
-        batch_size=_rows(config, model, stage), workers=config.data.workers)
+        batch_size=_rows(config, model, stage),
+        workers=config.data.workers if workers is None else workers)
 
   @classmethod
   def resume(cls, config, module, model, source, position):
@@ -166,16 +172,23 @@ def _all_finite(tree):
 def _signals():
   """A function that tells whether SIGTERM or Ctrl-C has come.
 
-  Under jax.distributed the runtime watches for SIGTERM itself, so that all
-  processes stop at one step.
+  A second Ctrl-C does not wait for the end of the step. Under jax.distributed
+  the runtime watches for SIGTERM itself, so that all processes stop at one.
   """
   came = []
   if (jax.distributed.is_initialized()
       or threading.current_thread() is not threading.main_thread()):
     yield lambda: False
     return
-  old = {s: signal.signal(s, lambda number, _: came.append(number))
-         for s in (signal.SIGTERM, signal.SIGINT)}
+
+  def note(number, _):
+    if number == signal.SIGINT:
+      if came:
+        raise KeyboardInterrupt
+      progress.say('stopping after this step; Ctrl-C again stops at once')
+    came.append(number)
+
+  old = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
   try:
     yield lambda: bool(came)
   finally:

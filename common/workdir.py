@@ -20,7 +20,7 @@ class Workdir:
   path: pathlib.Path
   config: dict  # Flat: {'model.beta': 4.0, ...}.
   curves: dict[str, tuple[np.ndarray, np.ndarray]]  # Name: steps, values.
-  results: dict | None  # Of common.evaluate.
+  results: dict[str, dict]  # Of common.evaluate, by split.
   samples: dict[int, dict[str, dict[str, pathlib.Path]]]  # Step, index, suffix.
   notes: tuple[str, ...]
 
@@ -50,18 +50,25 @@ def read(path) -> Workdir:
       notes.append(f'{name}: {len(bad)} of {len(lines)} lines cannot be read '
                    f'(the first is line {bad[0]})')
   curves = {k: _curve(v) for k, v in points.items()}
-  found = results(path)
-  if found is None and (path / 'results.json').exists():
-    notes.append('results.json cannot be read')
+  found = {}
+  for file in sorted(path.glob('results_*.json')):
+    split = file.stem.removeprefix('results_')
+    found[split] = results(path, split)
+    if found[split] is None:
+      del found[split]
+      notes.append(f'{file.name} cannot be read')
   return Workdir(path, config, curves, found, _samples(path), tuple(notes))
 
 
-def results(path) -> dict | None:
-  """Contents of results.json; None where it is missing or torn."""
+def results_file(path, split: str) -> pathlib.Path:
+  return pathlib.Path(path) / f'results_{split}.json'
+
+
+def results(path, split: str) -> dict | None:
+  """What was measured on a split; None where the file is missing or torn."""
   try:
-    found = json.loads((pathlib.Path(path) / 'results.json').read_text())
-    return {'step': int(found['step']), 'split': str(found['split']),
-            'examples': int(found['examples']),
+    found = json.loads(results_file(path, split).read_text())
+    return {'step': int(found['step']), 'rows': int(found['rows']),
             'metrics': {k: float(v) for k, v in found['metrics'].items()}}
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None

@@ -17,7 +17,7 @@ import numpy as np
 from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from common import audio, errors, image, midi
+from common import audio, errors, files, image, midi
 
 PICTURE_STEP_S = 0.05  # A column of a picture of notes that have no grid.
 PLAYED_RATE = 44_100  # Samples a second of notes that are played.
@@ -144,7 +144,7 @@ def write_samples(folder: pathlib.Path, stem: str, arrays, data,
     for i, codes in enumerate(arrays.get('codes', ())):
       pictures[f'{i:02d}'] = image.codes(codes)
   for name, picture in pictures.items():
-    (folder / f'{stem}_{name}.png').write_bytes(image.png(picture))
+    files.write(folder / f'{stem}_{name}.png', image.png(picture))
   return {f'sample_{name}': p for name, p in pictures.items()}
 
 
@@ -158,9 +158,7 @@ def _open(path: pathlib.Path, step: int):
           kept.append(line)
       except (ValueError, KeyError, TypeError):
         continue  # Torn by a kill.
-    temporary = path.with_suffix('.tmp')
-    temporary.write_bytes(b''.join(kept))
-    os.replace(temporary, path)
+    files.write(path, b''.join(kept))
   return path.open('ab', buffering=0)  # What is written is written.
 
 

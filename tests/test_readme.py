@@ -65,14 +65,15 @@ def test_the_demo_uses_what_exists(environment, tmp_path):
   assert (tmp_path / out.strip().splitlines()[-1].split()[-1]).exists()
 
 
-def test_the_example_model_trains_through_the_binary(
-    tmp_path, environment, data_dir):
+def test_the_example_model_trains_through_the_binary(tmp_path, environment):
   model, config = blocks('python')
   (tmp_path / 'mean_tone.py').write_text(model)
   (tmp_path / 'mean_tone_notes.py').write_text(config)
-  command = re.search(r'"""(python -m .*?)"""', config).group(1)
-  out = run(f'{command} --data_dir={data_dir}', tmp_path,
-            {**environment, 'PYTHONPATH': f'{ROOT}:{tmp_path}'})
+  environment = {**environment, 'PYTHONPATH': f'{ROOT}:{tmp_path}'}
+  prepare, = re.findall(r'^`(python -m common.prepare .*?)`', README, re.M)
+  run(prepare, tmp_path, environment)
+  command = re.search(r'"""(python -m .*?)"""', config, re.DOTALL).group(1)
+  out = run(command.replace('\\\\\n', ''), tmp_path, environment)
   losses = [float(x) for x in re.findall(r'eval/mse (\S+)', out)]
   assert losses and losses[-1] < 1
   assert (tmp_path / 'runs/mean/samples/000020_00.wav').exists()

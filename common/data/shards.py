@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import naming
 
-from common import errors
+from common import errors, files
 from common.data import decoding
 from common.data.builders import base
 
@@ -135,12 +135,12 @@ def write_shard(work: pathlib.Path, split: str, shard: int,
   with open(f'{path}.part', 'rb') as f:
     os.fsync(f.fileno())
   os.replace(f'{path}.part', path)
-  _write_text(_note(work, split, shard), json.dumps({**note, 'tally': tally}))
+  files.write(_note(work, split, shard), json.dumps({**note, 'tally': tally}))
 
 
 def end_split(work: pathlib.Path, split: str, count: int) -> None:
   """Notes that the units of a split came to their end, in so many shards."""
-  _write_text(_end(work, split), json.dumps(count))
+  files.write(_end(work, split), json.dumps(count))
 
 
 def _begin(builder, work, say):
@@ -157,7 +157,7 @@ def _begin(builder, work, say):
     say(f'{work} was begun from other files or by other code: beginning anew')
     shutil.rmtree(work)
   note.parent.mkdir(parents=True)
-  _write_text(note, made_of)
+  files.write(note, made_of)
 
 
 def _close(writer, path):
@@ -235,8 +235,8 @@ def _finish(builder, work, warnings):
   checked, unlike = _compare(builder, counts)
   report = {'dataset': builder.info.full_name, 'splits': counts,
             'checked': checked, 'warnings': warnings + unlike}
-  _write_text(work / 'report.json', json.dumps(report, indent=2) + '\n')
-  _write_text(work / 'skipped.tsv', 'split\tfile\treason\n' + ''.join(
+  files.write(work / 'report.json', json.dumps(report, indent=2) + '\n')
+  files.write(work / 'skipped.tsv', 'split\tfile\treason\n' + ''.join(
       '\t'.join(map(_cell, row)) + '\n' for row in skipped))
   os.rename(work, final)
   shutil.rmtree(final / _PROGRESS)
@@ -294,6 +294,9 @@ def _lock(path, say):
       except BlockingIOError:
         say(f'another process is preparing {path.parent}: waiting for it')
         fcntl.flock(f, fcntl.LOCK_EX)
+      except OSError:
+        say(f'{path.parent} is on a file system without locks: let no other '
+            'process prepare this data set now')
       # Whoever had it has removed it, and there may be a new one.
       if path.exists() and os.path.samestat(os.fstat(f.fileno()),
                                             os.stat(path)):
@@ -310,12 +313,6 @@ def _note(work, split, shard):
 
 def _end(work, split):
   return work / _PROGRESS / f'{split}.json'
-
-
-def _write_text(path, text):
-  temporary = path.with_name(f'{path.name}.part')
-  temporary.write_text(text, encoding='utf-8')
-  os.replace(temporary, path)
 
 
 def _cell(text):

@@ -10,6 +10,7 @@ All on the host in float64. Shapes: P rows (sounds or patches), D dimensions.
 
 import functools
 import importlib
+import zipfile
 
 import numpy as np
 import scipy.linalg
@@ -192,11 +193,14 @@ def read_embeddings(path) -> Gaussian:
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = dict(file)
-  except (OSError, ValueError) as e:
+  except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as e:
     raise errors.UserError(f'{path} cannot be read ({e}); write it with '
                            'numpy.savez(path, embeddings)') from None
   shapes = {k: x.shape for k, x in arrays.items()}
   if len(shapes) != 1 or len(*shapes.values()) != 2:
     raise errors.UserError(f'{path} has to hold one array [P, D] of '
                            f'embeddings; it holds {shapes}')
+  if not np.isfinite(*arrays.values()).all():
+    raise errors.UserError(f'{path} has embeddings that are NaN or infinite; '
+                           'look at the sounds that they are of')
   return Gaussian.of(*arrays.values())

@@ -190,7 +190,7 @@ def test_binaries_take_the_best_step(data_dir, environment, tmp_path,
 
   found = run('common.evaluate', f'--data_dir={data_dir}', '--step=best')
   assert found.returncode == 0, found.stderr
-  results = json.loads((tmp_path / 'results.json').read_text())
+  results = json.loads((tmp_path / 'results_valid.json').read_text())
   assert results['step'] == 2 and runs.load(tmp_path).step == 4
   assert 'step 2, ' in found.stdout
   found = run('common.generate', '--step=bets')

@@ -90,6 +90,18 @@ def test_devices_are_dealt_out_to_jobs(visible, parallel, shares):
           for s in launch._slots(visible, parallel)] == shares
 
 
+@pytest.mark.parametrize('visible, parallel, parts', [
+    ('', 1, [None]), ('', 2, ['0.450', '0.450']), ('4,7', 2, [None, None]),
+    ('5', 3, ['0.300'] * 3), ('4,7', 3, ['0.450'] * 3)])
+def test_jobs_that_share_a_gpu_share_its_memory(
+    visible, parallel, parts, monkeypatch):
+  name = 'XLA_PYTHON_CLIENT_MEM_FRACTION'
+  monkeypatch.delenv(name, raising=False)
+  assert [s.get(name) for s in launch._slots(visible, parallel)] == parts
+  monkeypatch.setenv(name, '.2')
+  assert all(name not in s for s in launch._slots(visible, parallel))
+
+
 def test_each_job_sees_its_device(tmp_path, monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
   code = 'import os, time; print(os.environ["CUDA_VISIBLE_DEVICES"])'

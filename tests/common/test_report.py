@@ -32,8 +32,8 @@ def fabricate(folder, kind, seed=0, done=True):
       '{"step": 1, "time/first_step_s": 7.0}\n'
       + ''.join(f'{{"step": {s}, "time/step_s": 0.25}}\n' for s in (20, 40)))
   if done:
-    (folder / 'results.json').write_text(json.dumps(
-        {'step': 40, 'split': 'test', 'examples': 7,
+    (folder / 'results_test.json').write_text(json.dumps(
+        {'step': 40, 'rows': 7,
          'metrics': {'eval/nll': 0.0751 + seed, 'eval/accuracy': 0.975}}))
   for step in (10, 20, 40):
     for i in range(2):

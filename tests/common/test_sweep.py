@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common import config as config_lib
-from common import errors, launch, sweep
+from common import errors, launch, sweep, workdir
 
 CONFIG = '''
 from common import config as config_lib
@@ -53,8 +53,8 @@ def finish(run, step=4, split='valid', config=None, **metrics):
   run.folder.mkdir(parents=True, exist_ok=True)
   if config:
     config_lib.write(config, run.folder / 'config.json')
-  (run.folder / 'results.json').write_text(json.dumps(
-      {'step': step, 'split': split, 'examples': 3,
+  workdir.results_file(run.folder, split).write_text(json.dumps(
+      {'step': step, 'rows': 3,
        'metrics': {f'eval/{k}': v for k, v in metrics.items()}}))
 
 
@@ -112,7 +112,7 @@ def test_results_of_another_split_or_torn_ones_do_not_count(spec, tmp_path):
   assert run.metrics() is None
   finish(run, split='test', nll=0.5)
   assert run.metrics() == {'eval/nll': 0.5}
-  path = run.folder / 'results.json'
+  path = run.folder / 'results_test.json'
   path.write_text(path.read_text()[:20])
   assert run.metrics() is None
 
@@ -226,8 +226,8 @@ if sys.argv[1] == 'common.train':
     sys.exit('no luck')
 else:
   value = 1.0 + int((folder / 'seed').read_text())
-  (folder / 'results.json').write_text(json.dumps(
-      {'step': 4, 'split': 'valid', 'examples': 1,
+  (folder / 'results_valid.json').write_text(json.dumps(
+      {'step': 4, 'rows': 1,
        'metrics': {'eval/nll': value}}))
 '''
 

@@ -1,5 +1,6 @@
 """The loop, on a model of thirty lines (tests/toy.py)."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import threading
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import toy
 
@@ -171,6 +173,22 @@ def test_the_loop_makes_no_hidden_copies(tmp_path, monkeypatch):
     trainer.fit(toy.get_config(), tmp_path)
 
 
+@pytest.mark.parametrize('error', [
+    jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory'),
+    MemoryError(), OSError(errno.EIO, 'Input/output error')])
+def test_a_machine_in_trouble_condemns_no_checkpoint(
+    tmp_path, monkeypatch, error):
+  trainer.fit(toy.get_config(), tmp_path)
+
+  def fail(*args, **kwargs):
+    raise error
+
+  monkeypatch.setattr(ocp.CheckpointManager, 'restore', fail)
+  with pytest.raises(type(error)):
+    trainer.fit(toy.get_config(), tmp_path)
+  assert (tmp_path / 'checkpoints' / '12').is_dir()
+
+
 # A failed read leaves callbacks of the storage library on a closed event loop.
 @pytest.mark.filterwarnings(
     'ignore::pytest.PytestUnraisableExceptionWarning')
@@ -185,6 +203,21 @@ def test_a_corrupt_newest_checkpoint_falls_back_and_says_so(tmp_path, caplog):
   assert 'checkpoint 12' in caplog.text and 'going back' in caplog.text
   assert_same_tree(state, whole)
   assert (tmp_path / 'corrupt_checkpoints' / '12').is_dir()
+
+
+@pytest.mark.filterwarnings(
+    'ignore::pytest.PytestUnraisableExceptionWarning')
+def test_a_reader_passes_by_a_corrupt_checkpoint_and_moves_nothing(
+    tmp_path, caplog):
+  trainer.fit(toy.get_config(), tmp_path)
+  newest = tmp_path / 'checkpoints' / '12'
+  for path in newest.rglob('*'):
+    if path.is_file() and 'd' in path.parts:
+      path.write_bytes(path.read_bytes()[:10])
+  assert runs.load(tmp_path).step == 8
+  assert 'checkpoint 12' in caplog.text and newest.is_dir()
+  with pytest.raises(errors.UserError, match=r'12 cannot be read.*steps.*8'):
+    runs.load(tmp_path, 12)
 
 
 @pytest.mark.filterwarnings(

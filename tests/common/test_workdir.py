@@ -36,27 +36,28 @@ def test_torn_lines_are_left_out_and_counted(run):
 
 def test_missing_and_torn_files_are_noted(run):
   (run / 'timing.jsonl').unlink()
-  (run / 'results.json').write_text('{"step": 9, "met')
+  (run / 'results_test.json').write_text('{"step": 9, "met')
   found = workdir.read(run)
-  assert found.results is None
+  assert found.results == {}
   assert found.notes == ('timing.jsonl is missing',
-                         'results.json cannot be read')
+                         'results_test.json cannot be read')
 
 
 @pytest.mark.parametrize('contents', [
-    '', '[]', '{"step": 1}', '{"step": 1, "split": "a", "examples": 1, '
-    '"metrics": [1]}', '{"step": 1, "split": "a", "examples": 1, '
-    '"metrics": {"a": "b"}}'])
+    '', '[]', '{"step": 1}', '{"step": 1, "rows": 1, "metrics": [1]}',
+    '{"step": 1, "rows": 1, "metrics": {"a": "b"}}'])
 def test_half_results_are_none(tmp_path, contents):
-  (tmp_path / 'results.json').write_text(contents)
-  assert workdir.results(tmp_path) is None
+  (tmp_path / 'results_test.json').write_text(contents)
+  assert workdir.results(tmp_path, 'test') is None
 
 
-def test_results_are_read(tmp_path):
-  results = {'step': 9, 'split': 'test', 'examples': 3,
-             'metrics': {'eval/nll': 0.5}}
-  (tmp_path / 'results.json').write_text(json.dumps(results))
-  assert workdir.results(tmp_path) == results
+def test_results_are_read_by_split(run):
+  results = {'step': 9, 'rows': 3, 'metrics': {'eval/nll': 0.5}}
+  for split in ('valid', 'test'):
+    workdir.results_file(run, split).write_text(json.dumps(results))
+  assert workdir.results(run, 'test') == results
+  assert workdir.results(run, 'train') is None
+  assert workdir.read(run).results == {'test': results, 'valid': results}
 
 
 def test_samples_are_found_by_step_index_and_kind(run):

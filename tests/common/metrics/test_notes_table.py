@@ -185,7 +185,7 @@ def test_evaluate_compares_generated_notes(
        f'--data_dir={data_dir}', '--generated=5'],
       env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  results = json.loads((tmp_path / 'results.json').read_text())
+  results = json.loads((tmp_path / 'results_valid.json').read_text())
   valid, train = (len(builders.open_split(config.data.name, split, data_dir))
                   for split in ('valid', 'train'))
   assert results['notes']['pieces'] == {

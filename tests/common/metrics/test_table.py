@@ -158,13 +158,13 @@ def test_evaluate_writes_both_rows_beside_the_metrics(
        f'--data_dir={data_dir}', f'--classifier={judge[1]}', '--generated=24',
        f'--embedding={tmp_path}/real.npz,{tmp_path}/made.npz'],
       env=environment, check=True, capture_output=True, text=True).stdout
-  results = json.loads((workdir / 'results.json').read_text())
+  results = json.loads((workdir / 'results_valid.json').read_text())
   metrics = results['metrics']
   # What was there before is there still, as the training run had it.
   logged = json.loads(
       (workdir / 'metrics.jsonl').read_text().splitlines()[-1])
   before = {k for k in logged if k.startswith('eval/')}
-  assert before and results['examples'] == 11
+  assert before and results['rows'] == 11
   for k in before:
     assert metrics[k] == pytest.approx(logged[k], rel=1e-4, abs=1e-6)
   names = {'ndb', 'ndb_js', 'fid', 'kid', 'kid_subsets', 'kid_subsets_std',
