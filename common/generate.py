@@ -20,6 +20,7 @@ import collections
 import inspect
 import pathlib
 import re
+import typing
 
 from absl import flags
 
@@ -42,6 +43,9 @@ _PROMPTS = flags.DEFINE_bool(
     'prompts', False, 'List the prompts that this model takes, and stop.')
 _FROM_EVAL = flags.DEFINE_bool(
     'from_eval', False, 'Take the conditions from the evaluation split.')
+
+
+_AS_CONFIGURED = '  (as config.model has it)'
 
 
 def main(argv):
@@ -67,6 +71,9 @@ def main(argv):
     batch = _eval_rows(run, _COUNT.value)
   else:
     batch = prompt(run.module, run.config, _COUNT.value, _PROMPT.value)
+  errors.require('beams' not in batch or _N_BEST.value == 1,
+                 f'--n_best={_N_BEST.value} with --prompt=beams',
+                 'one or the other: a search draws nothing')
   host = {k: v for k, v in batch.items() if k.startswith('host_')}
   batch = host | sharding.place(
       repeated({k: v for k, v in batch.items() if k not in host},
@@ -128,7 +135,7 @@ def prompt(module, config, count: int, given: list[str]):
           f'--prompt={item}: this model has no prompt {name!r}'
           f'{errors.suggest(name, known)}' if equals else
           f'--prompt={item} is not NAME=VALUE')
-    options[name] = _cast(item, value, known[name].default)
+    options[name] = _cast(item, value, known[name])
   if hasattr(module, 'prompt'):
     return module.prompt(config, count, **options)
   return empty(count)
@@ -154,7 +161,8 @@ def describe(module) -> str:
     return f'{module.__name__} takes no prompts'
   return '\n'.join([
       inspect.getdoc(module.prompt) or '',
-      *(f'  --prompt={name}={o.default!r}' for name, o in options.items())])
+      *(f'  --prompt={name}={o.default!r}' + _AS_CONFIGURED * (
+          o.default is None) for name, o in options.items())])
 
 
 def _options(module) -> dict[str, inspect.Parameter]:
@@ -164,17 +172,20 @@ def _options(module) -> dict[str, inspect.Parameter]:
       module.prompt).parameters.items() if p.kind == p.KEYWORD_ONLY}
 
 
-def _cast(item: str, value: str, default):
-  """`value` as the type of the option's default."""
+def _cast(item: str, value: str, option: inspect.Parameter):
+  """`value` as the type of the option's default, or of `float | None`."""
+  if option.default is None:
+    kind, like = typing.get_args(option.annotation)[0], ''
+  else:
+    kind, like = type(option.default), f', like {option.default!r}'
   try:
-    if isinstance(default, bool):
+    if kind is bool:
       return {'true': True, '1': True, 'false': False, '0': False}[
           value.lower()]
-    return type(default)(value)
+    return kind(value)
   except (KeyError, ValueError):
     raise errors.UserError(f'--prompt={item}: {value!r} is not '
-                           f'{type(default).__name__}, like {default!r}'
-                           ) from None
+                           f'{kind.__name__}{like}') from None
 
 
 def _eval_rows(run, count: int):

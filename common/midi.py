@@ -58,6 +58,10 @@ def read_steady(path) -> np.ndarray:
   if song.ticks_per_beat:
     for name, ticks in zip(('start_s', 'end_s'), song.ticks.T, strict=True):
       song.notes[name] = ticks / song.ticks_per_beat * (60 / 120)
+    if song.notes['end_s'].max(initial=0) > smf.MOST_S:
+      raise errors.UserError(
+          f'{path} has notes after {smf.MOST_S / 3600:.0f} hours at 120 beats '
+          'a minute; export it again with fewer empty bars')
   return in_order(song.notes)
 
 

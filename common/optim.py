@@ -41,8 +41,8 @@ def accumulate(fn, params, batch, key, n: int = 1):
 def inverse_root(scale: float, width: int, warmup: int, end: int = 0):
   """Learning rate of tensor2tensor: up in a line, then down as 1 / sqrt(step).
 
-  Its peak, at `warmup`, is scale / sqrt(width * warmup). With `end` it is also
-  times a line from 1 at the first step to 0 at that one.
+  Its peak, at `warmup`, is scale / sqrt(width * warmup). With `end` all of it
+  is also times a line from 1 at the first step to 0 at that one.
   """
   def rate(step):
     later = jnp.maximum(step, warmup).astype(jnp.float32)

@@ -5,6 +5,30 @@ Shapes: B rows, L tokens, V vocabulary.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from common import errors
+
+DRAWS = ('temperature', 'top_k', 'top_p')
+
+
+def draws(count: int, vocab: int, **given) -> dict[str, np.ndarray]:
+  """What a prompt says of `DRAWS`, for each row; nothing where it is None."""
+  given = {k: x for k, x in given.items() if x is not None}
+  check_draws(vocab, given)
+  return {k: np.full(count, x, np.int32 if k == 'top_k' else np.float32)
+          for k, x in given.items()}
+
+
+def check_draws(vocab: int, given, where: str = '') -> None:
+  """Refuses those of `DRAWS` that `restrict` cannot use."""
+  works = {
+      'temperature': (lambda x: 0 <= x < np.inf, 'a number, 0 or more'),
+      'top_k': (lambda x: 0 <= x <= vocab, f'0 (all) to {vocab}'),
+      'top_p': (lambda x: 0 < x <= 1, 'more than 0, up to 1')}
+  for name, value in given.items():
+    is_good, values = works[name]
+    errors.require(is_good(value), f'{where}{name}={value}', values)
 
 
 def restrict(logits, temperature=1.0, top_k=0, top_p=1.0):

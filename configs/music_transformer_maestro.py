@@ -30,7 +30,7 @@ def get_config(size: str = 'paper'):
   c.module = 'symbolic_jax.music_transformer'
   c.data.name = 'maestro/v3'
   c.batch_size = 4  # 9000 tokens a step in tensor2tensor's preset of this size.
-  c.steps = 300_000
+  c.steps = 300_000  # Ours.
   c.eval_every = c.sample_every = c.checkpoint.every = 5000
   c.checkpoint.best = 'eval/nll'
   c.model.tokens = 'events'
@@ -107,6 +107,6 @@ def ablations() -> dict[str, dict]:
   }
 
 
-PAPER = {  # Table 3, on other recordings: see above.
+PAPER = {  # Table 3, on other recordings: see above. 'local' is recalled.
     'baseline': {'eval/nll': 1.861}, 'local': {'eval/nll': 1.863},
     'relative_local': {'eval/nll': 1.840}, 'base': {'eval/nll': 1.835}}

@@ -93,8 +93,9 @@ def music(config):
 
 
 def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
-           duration_s: float = 0.0, tokens: int = 0, temperature: float = 1.0,
-           top_k: int = 0, top_p: float = 1.0, beams: int = 0):
+           duration_s: float = 0.0, tokens: int = 0,
+           temperature: float | None = None, top_k: int | None = None,
+           top_p: float | None = None, beams: int = 0):
   """Conditions for `sample`: a MIDI file to continue, and how to draw.
 
   Args:
@@ -109,7 +110,7 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
       training, and no shorter.
     temperature: 1 draws from the model, lower is safer, 0 takes the best.
     top_k: draws among this many tokens only, 0 for all.
-    top_p: draws among the fewest tokens with this much mass.
+    top_p: draws among the fewest tokens with this much mass; 1 for all.
     beams: draws nothing; the samples are the likeliest that a search finds
       which keeps so many beginnings. If pieces may end, short ones win.
   """
@@ -132,8 +133,9 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
 
 
 def conditions(config, count: int, wanted: int, *, primer: str, primer_s: float,
-               temperature: float, top_k: int, top_p: float, beams: int = 0,
-               before=(), longer: str = ''):
+               temperature: float | None, top_k: int | None,
+               top_p: float | None, beams: int = 0, before=(),
+               longer: str = ''):
   """What `prompt` returns, for samples of `wanted` tokens.
 
   Args:
@@ -143,13 +145,12 @@ def conditions(config, count: int, wanted: int, *, primer: str, primer_s: float,
     longer: what else to do where there is no room for a primer.
   """
   kind, length = pieces.make(config), config.model.length
-  _check_draws(kind, temperature, top_k, top_p)
+  draws = sampling.draws(count, kind.vocab, temperature=temperature,
+                         top_k=top_k, top_p=top_p)
   check_part('primer', primer, primer_s)
-  rows = lambda value, dtype: np.full(count, value, dtype)
   batch = {
-      'mask': rows(1, np.float32), 'index': np.arange(count, dtype=np.int32),
-      'temperature': rows(temperature, np.float32),
-      'top_k': rows(top_k, np.int32), 'top_p': rows(top_p, np.float32)}
+      'mask': np.ones(count, np.float32),
+      'index': np.arange(count, dtype=np.int32), **draws}
   given = np.array(before, np.int32)
   if primer:
     with errors.about(f'primer={primer}'):
@@ -166,8 +167,7 @@ def conditions(config, count: int, wanted: int, *, primer: str, primer_s: float,
   if beams:
     errors.require(beams >= count, f'beams={beams} for {count} samples',
                    f'{count} or more')
-    errors.require((temperature, top_k, top_p) == (1.0, 0, 1.0),
-                   f'beams={beams} with temperature, top_k or top_p',
+    errors.require(not draws, f'beams={beams} with {", ".join(draws)}',
                    'one or the other: a search draws nothing')
     batch['beams'] = np.zeros((count, beams), np.float32)
   if len(given) or wanted > length:
@@ -183,13 +183,12 @@ def check_part(name: str, path: str, seconds: float) -> None:
                  f'it with {name}=FILE.mid')
 
 
-def _check_draws(kind, temperature, top_k, top_p, where=''):
-  errors.require(0 <= temperature < np.inf, f'{where}temperature={temperature}',
-                 'a number, 0 or more')
-  errors.require(0 <= top_k <= kind.vocab, f'{where}top_k={top_k}',
-                 f'0 (all) to {kind.vocab}')
-  errors.require(0 < top_p <= 1, f'{where}top_p={top_p}',
-                 'more than 0, up to 1')
+def check_decay(config) -> None:
+  """Refuses steps at a learning rate of 0."""
+  m = config.model
+  errors.require(not m.decay or config.steps <= m.decay,
+                 f'steps={config.steps} with a rate that is 0 from '
+                 f'model.decay={m.decay} on', f'model.decay={config.steps}')
 
 
 def _crop(kind, tokens, length, rng):
@@ -230,7 +229,8 @@ def build(config, net: Network, tx: optax.GradientTransformation
   errors.require(config.batch_size % m.accumulate == 0,
                  f'model.accumulate={m.accumulate}',
                  f'a divisor of batch_size={config.batch_size}')
-  _check_draws(kind, m.temperature, m.top_k, m.top_p, 'model.')
+  sampling.check_draws(
+      kind.vocab, {k: m[k] for k in sampling.DRAWS}, 'model.')
   grammar = kind.grammar
 
   def score(logits, batch):
@@ -373,7 +373,7 @@ def build(config, net: Network, tx: optax.GradientTransformation
     if 'beams' in batch:
       rows, beams = batch['beams'].shape
       errors.require(rows <= beams, f'beams={beams} for {rows} samples',
-                     f'{rows} or more, and no --n_best')
+                     f'{rows} or more')
       tokens, score = search(params, batch)
     else:
       tokens, score = draw(params, batch, key)

@@ -78,8 +78,7 @@ def music(config):
     notes = kind.notes(example)
     if rng is not None:
       notes = _any_window(notes, rng, length, length)
-    tokens, _ = kind.row(notes)
-    return {k: x[0] for k, x in kind.shown(tokens[None]).items()}
+    return {k: x[0] for k, x in kind.shown(kind.played(notes)[None]).items()}
 
   return fn
 
@@ -114,7 +113,7 @@ def _rows(config):
       return [{'tokens': pad(tokens, length),
                'melody': pad(melody, kind.hears)}]
     middle = notes['end_s'].max() / 2
-    if middle < 1 / 50:
+    if middle < 1 / 50:  # Halves would be shorter than two steps of 10 ms.
       raise errors.UserError(
           f'config.model.length={length} is too short for {len(tokens)} events '
           f'in {2 * middle:.2f} s; use {len(tokens)} or more')
@@ -125,8 +124,9 @@ def _rows(config):
 
 
 def prompt(config, count: int, *, melody: str = '', melody_s: float = 0.0,
-           primer: str = '', primer_s: float = 0.0, temperature: float = 1.0,
-           top_k: int = 0, top_p: float = 1.0, beams: int = 0):
+           primer: str = '', primer_s: float = 0.0,
+           temperature: float | None = None, top_k: int | None = None,
+           top_p: float | None = None, beams: int = 0):
   """Conditions for `sample`: a melody to play to, and how to draw.
 
   Args:

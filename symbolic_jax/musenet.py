@@ -39,8 +39,9 @@ import optax
 from common import errors
 from common.nn import attention, transformer
 from symbolic_jax import language_model, musenet_tokens, pieces
+from symbolic_jax.language_model import music
 
-__all__ = ['build', 'preprocess', 'prompt', 'segments']
+__all__ = ['build', 'music', 'preprocess', 'prompt', 'segments']
 
 PARTS = 128  # Of a piece, and where its countdown begins.
 CHORD = 32  # Notes of a chord that are told apart; ours.
@@ -53,7 +54,8 @@ PREFIX = 3  # Tokens before the music, at most.
 
 def preprocess(config):
   """A random crop of a piece's music, after composer and instruments."""
-  cut = _cutter(config)
+  length = config.model.length
+  cut = _cutter(config, length)
 
   def fn(example, rng):
     prefix, music, room = cut(example, rng)
@@ -68,12 +70,11 @@ def segments(config):
 
   It is given again to each crop.
   """
-  cut = _cutter(config)
   length = config.model.eval_length or config.model.length
+  cut = _cutter(config, length)
 
   def fn(example):
     prefix, music, room = cut(example, None)
-    room += length - config.model.length
     counts = (np.arange(length) >= len(prefix)).astype(np.float32)
     return [_row(length, prefix, music, start) | {'counts': counts}
             for start in range(0, len(music), room)]
@@ -81,8 +82,8 @@ def segments(config):
   return fn
 
 
-def _cutter(config):
-  kind, length = pieces.make(config), config.model.length
+def _cutter(config, length):
+  kind = pieces.make(config)
 
   def fn(example, rng):
     """What stands before the music, the music, how much of it fits a row."""
@@ -102,7 +103,8 @@ def _row(length, prefix, music, start):
 
 def prompt(config, count: int, *, composer: str = '', instruments: str = '',
            primer: str = '', primer_s: float = 0.0, piece_tokens: int = 0,
-           temperature: float = 1.0, top_k: int = 27, top_p: float = 1.0):
+           temperature: float | None = None, top_k: int | None = None,
+           top_p: float | None = None):
   """Conditions for `sample`; what is not given the model chooses.
 
   Args:
@@ -116,9 +118,8 @@ def prompt(config, count: int, *, composer: str = '', instruments: str = '',
     piece_tokens: of how long a piece this is the beginning; 0: all of it, so
       that it comes to an end.
     temperature: 1 draws from the model, lower is safer, 0 takes the best.
-    top_k: draws among this many tokens only, 0 for all; 27 is what MuseNet's
-      public demo asked for, if "truncation" meant this.
-    top_p: draws among the fewest tokens with this much mass.
+    top_k: draws among this many tokens only, 0 for all.
+    top_p: draws among the fewest tokens with this much mass; 1 for all.
   """
   kind, length = pieces.make(config), config.model.length
   errors.require(piece_tokens == 0 or piece_tokens >= length,
@@ -266,6 +267,9 @@ def _check(config):
                  "'musenet'")
   errors.require(m.length > PREFIX, f'model.length={m.length}',
                  f'{PREFIX + 1} or more')
+  errors.require(not m.eval_length or m.eval_length > PREFIX,
+                 f'model.eval_length={m.eval_length}',
+                 f'0, or {PREFIX + 1} or more')
   errors.require(m.width % m.heads == 0, f'model.width={m.width}',
                  f'a multiple of model.heads={m.heads}')
   errors.require(m.attention in ('dense', 'fused', *SPARSE),
@@ -293,3 +297,4 @@ def _check(config):
   errors.require(0 <= m.drop <= 1, f'model.drop={m.drop}', '0 to 1')
   errors.require(0 <= m.warmup < m.decay, f'model.warmup={m.warmup}',
                  f'0 or more, below model.decay={m.decay}')
+  language_model.check_decay(config)

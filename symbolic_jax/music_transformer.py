@@ -38,6 +38,7 @@ SILENT = -1000  # As a pitch, of rests: further from any than the table reaches.
 def build(config):
   m = config.model
   _check(m)
+  language_model.check_decay(config)
   net = transformer.Transformer(
       vocab=pieces.make(config).vocab, width=m.width, layers=m.layers,
       heads=m.heads, attention_width=m.attention_width,
@@ -111,9 +112,10 @@ def _check(m):
                  f'an even number for each of model.heads={m.heads}')
   errors.require(m.place != 'sinusoid' or m.width % 2 == 0,
                  f'model.width={m.width}', 'an even number')
-  errors.require(m.place != 'concatenated' or m.width % 4 == 0,
+  parts = 8 if m.voice else 4  # Of which each sinusoid has an even number.
+  errors.require(m.place != 'concatenated' or m.width % parts == 0,
                  f"model.place='concatenated' with model.width={m.width}",
-                 'a multiple of 4')
+                 f'a multiple of {parts}')
   errors.require(not m.local or m.block > 0,
                  f'model.local with model.block={m.block}',
                  "model.block=512, the paper's")

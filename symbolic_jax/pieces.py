@@ -135,7 +135,7 @@ class _Played:
     return notes
 
   def _shift(self, pitches, low, high, rng):
-    """Semitones; those that would leave the range are not among those drawn."""
+    """A random shift in semitones that keeps all pitches in the range."""
     down = max(-self._transpose, low - pitches.min(initial=high))
     up = min(self._transpose, high - pitches.max(initial=low))
     return rng.integers(down, up + 1)
@@ -234,9 +234,13 @@ class Accompaniments(Performances):
     if rng is not None:  # Both by the same draw.
       notes, melody = np.split(
           self.vary(np.append(notes, melody), rng), [len(notes)])
-    tokens = np.append(self._events.encode(notes), events_lib.END)
-    return tokens.astype(np.int32), self.melody.encode(
+    return self.played(notes), self.melody.encode(
         notes, melody if finds else None)
+
+  def played(self, notes):
+    """Notes of a window -> tokens."""
+    tokens = np.append(self._events.encode(notes), events_lib.END)
+    return tokens.astype(np.int32)
 
   def melody_of(self, path, seconds):
     """Of a MIDI file, from its first note on; of its first seconds, or all."""
@@ -253,6 +257,15 @@ class Accompaniments(Performances):
     return self.melody.encode(notes)
 
 
+def _after_end(ended, allowed):
+  """allowed [B, V] -> [B, 1 + V]: padding for rows that have ended, else as is.
+
+  An END for each of these places would count as a token that the model chose.
+  """
+  ended = ended[:, None]
+  return jnp.concatenate([ended, allowed & ~ended], 1)
+
+
 class Ensembles(_Played):
   """MuseNet's tokens, each one more than its id there, so that 0 is padding.
 
@@ -261,12 +274,12 @@ class Ensembles(_Played):
   """
 
   vocab = musenet_tokens.VOCAB + 1
-  # What it allows, it allows as ids: one less.
+  # What it allows, it allows as ids: one less. After END comes padding.
   grammar = grammar.Grammar(
       musenet_tokens.GRAMMAR.start,
       lambda state, tokens: musenet_tokens.GRAMMAR.advance(state, tokens - 1),
-      lambda state: jnp.pad(musenet_tokens.GRAMMAR.allowed(state),
-                            ((0, 0), (1, 0)), constant_values=False))
+      lambda state: _after_end(
+          state.part == 4, musenet_tokens.GRAMMAR.allowed(state)))
   needs = ('model.transpose', 'model.stretch', 'model.volume', 'model.drop',
            'model.composers')
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from common import errors, midi
+from common import errors, midi, sampling
 from common import model as model_lib
 from common.nn.dropout import Dropout
 from symbolic_jax import language_model, lstm, timeline
@@ -179,7 +179,7 @@ def _roll(keys, xp):  # [..., T, K] -> [..., T, 128, 1]
 
 
 def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
-           duration_s: float = 0.0, temperature: float = 1.0):
+           duration_s: float = 0.0, temperature: float | None = None):
   """Conditions for `sample`: a MIDI file to continue, and how to draw.
 
   Args:
@@ -195,8 +195,7 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
       is more likely than not.
   """
   step_s = config.data.step_s
-  errors.require(0 <= temperature < np.inf, f'temperature={temperature}',
-                 'a number, 0 or more')
+  draws = sampling.draws(count, KEYS, temperature=temperature)
   language_model.check_part('primer', primer, primer_s)
   for name, seconds in (('duration_s', duration_s), ('primer_s', primer_s)):
     errors.require(seconds == 0 or step_s <= seconds < np.inf,
@@ -212,8 +211,7 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
         f'fewer than the {frames} frames of a sample, or a longer duration_s')
     given[:len(keys)] = keys
   return {'mask': np.ones(count, np.float32),
-          'index': np.arange(count, dtype=np.int32),
-          'temperature': np.full(count, temperature, np.float32),
+          'index': np.arange(count, dtype=np.int32), **draws,
           'primer': np.tile(given, (count, 1, 1))}
 
 

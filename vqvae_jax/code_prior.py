@@ -301,6 +301,7 @@ def _check(config) -> Upstream | None:
     if m[name] % 2 == 0:
       raise errors.UserError(f'model.{name}={m[name]} is even; use '
                              f'{m[name] + 1}: a position is in the middle')
+  sampling.check_draws(m.size, {k: m[k] for k in sampling.DRAWS}, 'model.')
   if m.activation not in pixelsnail.ACTIVATIONS:
     raise errors.UserError(f'model.activation={m.activation!r} is not one of '
                            f'{", ".join(map(repr, pixelsnail.ACTIVATIONS))}')
@@ -413,15 +414,15 @@ def preprocess(config):
 # ---------------------------------------------------------------- prompts
 
 
-def prompt(config, count, *, temperature: float = 1.0, top_k: int = 0,
-           top_p: float = 1.0, pitch: int = -1, instrument_family: int = -1,
-           digit: int = -1, audio: str = '', start_s: float = 0.0,
-           end_s: float = 0.0):
+def prompt(config, count, *, temperature: float | None = None,
+           top_k: int | None = None, top_p: float | None = None,
+           pitch: int = -1, instrument_family: int = -1, digit: int = -1,
+           audio: str = '', start_s: float = 0.0, end_s: float = 0.0):
   """How to draw codes, for what pitch and instrument, and a sound to mend.
 
   temperature: 1 draws from the model, lower is safer, 0 takes the best.
   top_k: draws among this many codes only, 0 for all.
-  top_p: draws among the fewest codes with this much mass.
+  top_p: draws among the fewest codes with this much mass; 1 for all.
   pitch: MIDI number; -1 leaves it open.
   instrument_family: 0 to 10, as NSynth numbers them; -1 leaves it open.
   digit: 0 to 9; -1 leaves it open.
@@ -430,18 +431,14 @@ def prompt(config, count, *, temperature: float = 1.0, top_k: int = 0,
     comes after it is kept, but not looked at.
   """
   classes = _classes(config)
-  errors.require(0 <= temperature < np.inf, f'temperature={temperature}',
-                 '0 or more')
-  errors.require(0 <= top_k <= config.model.size, f'top_k={top_k}',
-                 f'0 (all) to {config.model.size}')
-  errors.require(0 < top_p <= 1, f'top_p={top_p}', 'more than 0, up to 1')
+  draws = sampling.draws(count, config.model.size, temperature=temperature,
+                         top_k=top_k, top_p=top_p)
   given = {'pitch': pitch, 'instrument_family': instrument_family,
            'digit': digit}
   rows = lambda value, dtype: np.full(count, value, dtype)
   batch = {
       'mask': rows(1, np.float32), 'index': np.arange(count, dtype=np.int32),
-      'temperature': rows(temperature, np.float32),
-      'top_k': rows(top_k, np.int32), 'top_p': rows(top_p, np.float32)}
+      **draws}
   for name, value in given.items():
     if value != NOTHING and name not in classes:
       raise errors.UserError(

@@ -101,7 +101,8 @@ def causal(q, k, v, *, table=None, relations: Sequence[Relation] = (),
     relations: differences that add to the logits.
     block: queries at a time; 0 for all at once.
     local: whether a query sees only its own block and the one before it.
-    clip: what a distance beyond the table means; see above.
+    clip: keys further back than the table take its first row; without it they
+      have no relative term.
     key: for dropout, of the weights; None for none.
     dropout: rate.
 
@@ -148,12 +149,12 @@ def _attend(q, k, v, rows, relations, key, dropout):
 def fused(q, k, v):
   """`causal` alone, without a table or dropout, by the device's own kernel.
 
-  On a GPU that is cuDNN's flash attention, which wants bfloat16 and D = E, a
-  multiple of 8 up to 128. Elsewhere XLA keeps all logits.
+  On a GPU that is cuDNN's flash attention for bfloat16, which wants D = E, a
+  multiple of 8 up to 128. Else XLA keeps all logits.
   """
+  has_kernel = jax.default_backend() == 'gpu' and q.dtype == jnp.bfloat16
   return jax.nn.dot_product_attention(
-      q, k, v, is_causal=True,
-      implementation='cudnn' if jax.default_backend() == 'gpu' else 'xla')
+      q, k, v, is_causal=True, implementation='cudnn' if has_kernel else 'xla')
 
 
 def sparse_causal(q, k, v, sparse: Sparse, *, key=None, dropout: float = 0.0):

@@ -258,7 +258,7 @@ class Transformer(_Network):
   feed_forward: int
   place: str = 'sinusoid'  # One of PLACES.
   learned: int = 0  # Places that have a vector, if they are learned.
-  voices: int = 0  # > 0: which voice a token is of is concatenated as well.
+  voices: int = 0  # > 0: which voice comes next is concatenated as well.
   distances: int = 0  # The rest as `Attention` has it.
   differences: tuple[int, ...] = ()  # In the first layer only.
   rotary: bool = False
@@ -331,7 +331,8 @@ class Transformer(_Network):
             x, values, train=train, memory=memory)
       part = (layer(attention=turns[0], name='layers') if len(turns) == 1 else
               Round(tuple(turns), layer, name='layers'))
-      x = self._scan(part, x, len(kinds) // len(turns), train, memory)
+      if kinds:
+        x = self._scan(part, x, len(kinds) // len(turns), train, memory)
     else:
       out, memory = [], memory or (None,) * self.layers
       for n, (kind, cache) in enumerate(zip(kinds, caches, strict=True)):
@@ -350,7 +351,7 @@ class Transformer(_Network):
   def for_steps(self, params):
     """The same network with its layers apart, and its parameters."""
     params = dict(params)
-    stack = params.pop('layers')
+    stack = params.pop('layers', None)  # None where the first is all.
     layers = [params.pop('first')] if self.differences else []
     turns = max(1, len(self.sparse))
     for n in range(self.layers - len(layers)):

@@ -84,4 +84,6 @@ def test_n_best_from_the_binary_scores_higher(environment, data_dir, tmp_path):
   done = run('--prompt=beams=2')
   assert done.returncode == 0, done.stderr
   done = run('--prompt=beams=2', '--n_best=4')
-  assert done.returncode == 2 and 'no --n_best' in done.stderr
+  assert done.returncode == 2 and 'one or the other' in done.stderr
+  done = run('--prompt=beams=16', '--n_best=4')
+  assert done.returncode == 2 and 'one or the other' in done.stderr

@@ -127,6 +127,19 @@ def test_frames_have_no_beats_to_be_read_steadily(tmp_path):
   np.testing.assert_array_equal(notes, midi.read(path))
 
 
+def test_a_beat_of_a_microsecond_makes_no_day_of_music(tmp_path):
+  file = mido.MidiFile(ticks_per_beat=1)
+  file.tracks.append(mido.MidiTrack([
+      mido.MetaMessage('set_tempo', tempo=1),
+      mido.Message('note_on', note=60),
+      mido.Message('note_off', note=60, time=2**28 - 1)]))
+  path = tmp_path / 'x.mid'
+  file.save(path)
+  assert len(midi.read(path)) == 1
+  with pytest.raises(errors.UserError, match=r'x\.mid has notes after 24'):
+    midi.read_steady(path)
+
+
 def test_notes_without_length_are_left_out(tmp_path):
   file = mido.MidiFile()
   file.tracks.append(mido.MidiTrack([

@@ -11,7 +11,13 @@ import pytest
 from common import config as config_lib
 from common import errors, generate, midi
 from common.data import synthetic
-from symbolic_jax import language_model, musenet, musenet_tokens, pieces
+from symbolic_jax import (
+    grammar,
+    language_model,
+    musenet,
+    musenet_tokens,
+    pieces,
+)
 
 START, END = musenet_tokens.START + 1, musenet_tokens.END + 1
 PIANO = musenet_tokens.instruments_id(['piano']) + 1
@@ -305,6 +311,21 @@ def test_samples_obey_their_conditions():
   assert not np.array_equal(long, draw())  # Its place is another.
 
 
+def test_what_follows_the_end_is_padding_and_no_part_of_the_score():
+  config, model, state = small()
+  primer = np.full((2, 40), -1, np.int32)
+  primer[:, 10] = END
+  primer[1, 11:] = pieces.PAD  # Given, so nothing that was drawn.
+  batch = musenet.prompt(config, 2) | {
+      'primer': primer, 'index': np.zeros(2, np.int32)}
+  got = model.sample(state, batch, jax.random.key(1))
+  tokens = np.asarray(got['tokens'])
+  np.testing.assert_array_equal(*tokens)
+  assert (tokens[0, 11:] == pieces.PAD).all() and (tokens[0, :11] > 0).all()
+  assert grammar.accepts(pieces.make(config).grammar, tokens)[:, 11:].all()
+  np.testing.assert_allclose(*got['score'], rtol=1e-5)
+
+
 def test_a_midi_file_is_continued(tmp_path):
   path = tmp_path / 'a.mid'
   path.write_bytes(example()['midi'])
@@ -409,7 +430,9 @@ def test_all_names_can_come_from_a_file(tmp_path):
     ({'accumulate': 0}, 'accumulate=0 .*1 or more'),
     ({'accumulate': 3, 'mixup': 0.0}, 'accumulate=3 .*divisor .*batch_size=4'),
     ({'warmup': 8}, 'warmup=8 .*decay=8'),
-    ({'length': 3}, 'length=3 .*4 or more')])
+    ({'length': 3}, 'length=3 .*4 or more'),
+    ({'eval_length': 3}, 'eval_length=3 .*0, or 4 or more'),
+    ({'steps': 9}, 'steps=9 .*decay=8 .*decay=9')])
 def test_settings_that_cannot_work_are_one_sentence(changes, message):
   with pytest.raises(errors.UserError, match=message):
     musenet.build(config_of(**changes))
