@@ -30,7 +30,7 @@ from common import config as config_lib
 
 
 def get_config(size: str = 'paper'):
-  """`size`: 'paper', 'small' (half an hour on a CPU core), 'demo' (two
+  """`size`: 'paper', 'small' (a quarter of an hour on a CPU core), 'demo' (two
   minutes) or 'tiny' (seconds)."""
   config_lib.check_size(size, 'paper', 'small', 'demo', 'tiny')
   c = config_lib.default()
@@ -75,15 +75,15 @@ def get_config(size: str = 'paper'):
   if size != 'paper':
     c.checkpoint.keep_every = 0
   if size == 'small':  # 'base', 'relative' and 'baseline_wide' are one size.
-    c.batch_size = 2
-    c.steps = c.model.decay = 4000  # 18 times as many tokens as train has.
+    c.batch_size = 4
+    c.steps = c.model.decay = 3500  # 16 times as many tokens as train has.
     c.eval_every = c.checkpoint.every = 500
     c.sample_every = 0
     c.model.transpose = 3
-    c.model.layers, c.model.length, c.model.distances = 3, 512, 256
+    c.model.layers, c.model.length, c.model.distances = 3, 256, 128
     c.model.width = c.model.attention_width = 256
     c.model.heads, c.model.block = 4, 128
-    c.model.learning_rate, c.model.warmup = 0.5, 400  # At most 1.6e-3.
+    c.model.learning_rate, c.model.warmup = 1.0, 1000  # At most 1.4e-3.
   elif size == 'demo':
     c.data.name = 'synthetic_chorales/demo'
     c.steps = 300
