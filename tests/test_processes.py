@@ -6,6 +6,7 @@ All through the real binary, in processes of their own.
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -84,10 +85,12 @@ def test_killed_at_twenty_moments_a_run_ends_bit_equal(
   assert_same_run(tmp_path / 'whole', workdir)
 
 
+@pytest.mark.parametrize('joined', [False, True])
 def test_sigterm_saves_and_the_same_command_goes_on(
-    environment, data_dir, tmp_path):
+    joined, environment, data_dir, tmp_path):
   flags = ('--config.steps=3000', '--config.checkpoint.every=0')
-  process = start(environment, tmp_path / 'w', data_dir, *flags)
+  alone = [f'--distributed=127.0.0.1:{free_port()},1,0'] * joined
+  process = start(environment, tmp_path / 'w', data_dir, *flags, *alone)
   metrics = tmp_path / 'w' / 'metrics.jsonl'
   wait_for(lambda: metrics.exists() and metrics.read_text().count('\n') > 5,
            process)
@@ -114,13 +117,15 @@ def test_two_processes_of_two_devices_train_as_one(
     environment, data_dir, tmp_path):
   flags = ('--config.steps=20', '--config.checkpoint.every=10',
            '--config.mesh.fsdp=2')
-  finish(start(environment, tmp_path / 'one', data_dir, *flags[:2]))
+  one = finish(start(environment, tmp_path / 'one', data_dir, *flags[:2]))
   two = {**environment, 'JAX_NUM_CPU_DEVICES': '2'}
   port = free_port()
   both = [start(two, tmp_path / 'two', data_dir, *flags,
                 f'--distributed=127.0.0.1:{port},2,{i}') for i in range(2)]
   outs = [finish(p) for p in both]
   assert 'processes 2' in outs[0] and 'step' not in outs[1]  # One speaks.
+  rows = lambda out: re.findall(r'\((\d+) rows\)', out)
+  assert rows(one) and rows(one) == rows(outs[0])
   read = lambda w: [json.loads(x) for x in
                     (tmp_path / w / 'metrics.jsonl').read_text().splitlines()]
   for a, b in zip(read('one'), read('two'), strict=True):

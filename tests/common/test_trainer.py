@@ -173,6 +173,16 @@ def test_the_loop_makes_no_hidden_copies(tmp_path, monkeypatch):
     trainer.fit(toy.get_config(), tmp_path)
 
 
+def test_the_second_ctrl_c_does_not_wait(capsys):
+  with trainer._signals() as asked:
+    assert not asked()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert asked() and 'Ctrl-C again' in capsys.readouterr().out
+    with pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize('error', [
     jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory'),
     MemoryError(), OSError(errno.EIO, 'Input/output error')])
