@@ -107,7 +107,7 @@ _WORKS = {  # What to do about it.
                     'free some space, or choose another folder'),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS),
                     'change its permissions, or choose another folder'),
-    **dict.fromkeys((errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
                     'give another path'),
 }
 

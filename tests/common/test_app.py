@@ -64,8 +64,9 @@ def test_help_shows_commands_and_flags(module, environment):
   assert '--' in done.stdout and 'Traceback' not in done.stderr
 
 
-@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EACCES, errno.EROFS])
-def test_a_disk_that_cannot_be_written_is_named(number, capsys):
+@pytest.mark.parametrize('number', [
+    errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR])
+def test_a_path_that_cannot_be_used_is_named(number, capsys):
   def fails(argv):
     raise OSError(number, os.strerror(number), '/some/file')
   with pytest.raises(SystemExit) as stopped:
