@@ -19,9 +19,9 @@ Validation, nats per token (S A T B on a 16th grid), table 2 of the paper:
   ... and voices                 5 layers of 512    .347   ours: not run
   ... and pitch and time         5 layers of 512    .335   ours: not run
 
-At the size 'small' (3 layers of 256, 256 tokens of context, 3,500 steps, 3
-seeds, of the first 2): baseline_wide .689, relative .503, base .467; curves and
-more in docs/symbolic.md.
+At the size 'small' (3 layers of 256, 256 tokens of context, 3,500 steps, mean
+of 3 seeds): baseline_wide .694, relative .503, base .467; curves and more in
+docs/symbolic.md.
 
 The base of this config is the last row; `ablations()` are the others, and the
 pairs of one width that the paper does not have.
