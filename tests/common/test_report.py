@@ -257,3 +257,12 @@ def test_a_browser_plays_and_shows_it_all_within_its_width(
   assert len(measured['pictures']) == 12 and min(measured['pictures']) > 0
   assert len(measured['sounds']) == 12
   assert all(s and 0.4 < s < 10 for s in measured['sounds'])  # None: infinite.
+
+
+def test_each_split_that_was_measured_has_its_row(tmp_path):
+  folder = fabricate(tmp_path / 'a', 'audio')
+  (folder / 'results_valid.json').write_text(json.dumps(
+      {'step': 40, 'rows': 7, 'metrics': {'eval/nll': 0.0612}}))
+  rows = report.markdown(report.read([folder]), {}).splitlines()[2:]
+  assert ['test' in rows[0], 'valid' in rows[1]] == [True, True]
+  assert '0.0751' in rows[0] and '0.0612' in rows[1] and len(rows) == 2

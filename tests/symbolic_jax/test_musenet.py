@@ -444,3 +444,8 @@ def test_the_first_loss_is_near_that_of_a_uniform_guess():
   state = jax.jit(model.init)(jax.random.key(0), batch)
   got = jax.jit(model.eval_step)(state, batch, jax.random.key(0))
   assert abs(got['nll'].compute() - (math.log(4837) + 0.5)) < 0.3
+
+
+def test_music_is_what_evaluation_compares_samples_with():
+  made = musenet.music(config_of())(example(), np.random.default_rng(0))
+  assert made['notes'].dtype == midi.NOTE and len(made['notes']) > 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common import config as config_lib
-from common import errors, evaluation, generate, midi, sharding
+from common import errors, evaluation, generate, midi, sampling, sharding
 from common.data import synthetic
 from symbolic_jax import (
   chorales,
@@ -350,3 +350,15 @@ def test_lstm_reads_performances_too():
   state = model.init(jax.random.key(0), batch)
   got = jax.jit(model.eval_step)(state, batch, jax.random.key(0))
   assert abs(float(got['nll'].compute()) - math.log(310)) < 0.1
+
+
+def test_a_prompt_that_says_nothing_of_drawing_leaves_it_to_the_config():
+  config, model, state = small(temperature=0.0)
+  batch = music_transformer.prompt(config, 2)
+  assert not set(sampling.DRAWS) & batch.keys()
+  first, second = model.sample(state, batch, jax.random.key(0))['tokens']
+  np.testing.assert_array_equal(first, second)  # The best, twice.
+  batch = music_transformer.prompt(config, 2, top_k=3)
+  assert batch['top_k'].tolist() == [3, 3] and 'top_p' not in batch
+  with pytest.raises(errors.UserError, match="'x' is not int"):
+    generate.prompt(music_transformer, config, 1, ['top_k=x'])
