@@ -18,7 +18,7 @@ Level 0 is the finest.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import flax.linen as nn
@@ -34,7 +34,7 @@ from common.metrics import distance
 from common.model import Codec, Mean, Model, TrainState
 from common.nn import conv
 from common.spectral import multiscale, stft
-from vqvae_jax import quantize
+from vqvae_jax import jukebox_weights, quantize, windows
 
 KERNEL = 4  # Of strided layers; their stride is 2.
 
@@ -433,58 +433,21 @@ def codec(config) -> Codec:
       groups=levels.groups())
 
 
-class _Window(NamedTuple):
-  """Samples [begin, end) are computed with, [start, stop) are kept."""
-
-  begin: int
-  end: int
-  start: int
-  stop: int
-
-
-def _windows(levels, config, length):
-  """All of one size, so that they are compiled once; less sound is one."""
-  hop, reach, size = levels.hops[-1], levels.reach(), config.model.window
-  total = -(-length // hop) * hop
-  if total <= size:
-    yield _Window(0, total, 0, total)
-    return
-  stop = 0
-  for begin in [*range(0, total - size, size - 2 * reach), total - size]:
-    start, end = stop, begin + size
-    stop = total if end == total else end - reach
-    yield _Window(begin, end, start, stop)
-
-
 def encode_long(config, state, audio, names=None):
-  """Codes of a sound [N] of any length: {name: [T]}; zeros fill the last hop.
-
-  In windows that overlap by what a code depends on: the codes are those of one
-  pass over everything, in the device's memory of a window.
-  """
+  """Codes {name: [T]} of a sound [N] of any length; zeros fill the last hop."""
   levels = Levels(config)
   names = levels.names if names is None else names
   if not len(audio):
     raise errors.UserError('a sound without samples has no codes')
   # What is not asked for is not computed: the compiler drops it.
   of_window = jax.jit(functools.partial(encode, levels, names=names))
-  parts = {name: [] for name in names}
-  for w in _windows(levels, config, len(audio)):
-    inside = np.asarray(audio[w.begin:w.end], np.float32)
-    window = np.pad(inside, (0, w.end - w.begin - len(inside)))
-    codes = jax.device_get(of_window(state, window[None]))
-    for name, hop in zip(levels.names, levels.hops, strict=True):
-      if name in parts:
-        parts[name].append(codes[name][0, (w.start - w.begin) // hop:
-                                       (w.stop - w.begin) // hop])
-  return {name: np.concatenate(part) for name, part in parts.items()}
+  return _windows(levels, config).encode(
+      functools.partial(of_window, state), audio, names)
 
 
 def decode_long(config, state, codes):
   """Blocks of audio [N] from codes {name: [T]} of any length, of one group."""
   levels = Levels(config)
-  of_window = jax.jit(functools.partial(decode, levels))
-  hops = dict(zip(levels.names, levels.hops, strict=True))
   if set(codes) not in map(set, levels.groups()):
     raise errors.UserError(
         f'codes of {", ".join(codes) or "nothing"} make no sound; give those '
@@ -495,15 +458,15 @@ def decode_long(config, state, codes):
                              'of one sound, [T]')
   codes = {k: quantize.check(k, v, config.model.codebook_size)
            for k, v in codes.items()}
-  lengths = {k: len(v) * hops[k] for k, v in codes.items()}
-  if len(set(lengths.values())) != 1:
-    raise errors.UserError('these codes are of sounds of different lengths: '
-                           f'{lengths} samples')
-  for w in _windows(levels, config, min(lengths.values())):
-    audio = jax.device_get(of_window(state, {
-        k: v[None, w.begin // hops[k]:w.end // hops[k]]
-        for k, v in codes.items()}))[0]
-    yield audio[w.start - w.begin:w.stop - w.begin]
+  of_window = jax.jit(functools.partial(decode, levels))
+  return _windows(levels, config).decode(
+      functools.partial(of_window, state), codes)
+
+
+def _windows(levels, config):
+  return windows.Windows(
+      hops=dict(zip(levels.names, levels.hops, strict=True)),
+      reach=levels.reach(), size=config.model.window)
 
 
 def reconstruct(config, state, audio, group):
@@ -605,67 +568,4 @@ def prompt(config, count, *, audio: str = '', level: int = 0):
   return {'host_audio': samples, 'host_level': level}
 
 
-# ---------------------------------------------------------------- weights
-
-
-def official(config):
-  """Where the released checkpoint has each of our arrays.
-
-  Its weights are the averaged ones; of the codebooks it has the codes only.
-  """
-  c = config.model
-  if not c.separate:
-    raise errors.UserError('model.separate=False has no released weights; '
-                           'leave it True')
-  names = {}
-
-  def put(ours, theirs, transposed=False):
-    for tree in ('params', 'ema'):
-      names[f'{tree}/{ours}/kernel'] = (
-          f'{theirs}.weight', _flipped if transposed else _kernel)
-      names[f'{tree}/{ours}/bias'] = f'{theirs}.bias'
-
-  for l in range(len(c.downs)):
-    for b, downs in enumerate(c.downs[:l + 1]):
-      down, up = f'encoders.{l}.level_blocks.{b}', (
-          f'decoders.{l}.level_blocks.{b}')
-      encoder, decoder = f'level{l}/encoder', f'level{l}/decoder'
-      for i in range(downs):
-        put(f'{encoder}/down_{b}_{i}', f'{down}.model.{i}.0')
-        put(f'{decoder}/up_{b}_{i}', f'{up}.model.{i + 1}.1', True)
-        for d in range(c.depths[l]):
-          for ours, theirs in ('Conv_0', 1), ('Conv_1', 3):
-            put(f'{encoder}/stack_{b}_{i}/unit_{d}/{ours}',
-                f'{down}.model.{i}.1.model.{d}.model.{theirs}')
-            put(f'{decoder}/stack_{b}_{i}/unit_{d}/{ours}',
-                f'{up}.model.{i + 1}.0.model.{d}.model.{theirs}')
-      put(f'{encoder}/out_{b}', f'{down}.model.{downs}')
-      put(f'{decoder}/in_{b}', f'{up}.model.0')
-    put(f'level{l}/decoder/audio', f'decoders.{l}.out')
-    # As released for training on: each code as if it had its share of a clip.
-    codes = f'bottleneck.level_blocks.{l}.k'
-    share = c.samples // 2 ** sum(c.downs[:l + 1]) / c.codebook_size
-    names[f'vars/level{l}/codes'] = codes
-    names[f'vars/level{l}/sums'] = codes, functools.partial(_times, share)
-    names[f'vars/level{l}/counts'] = codes, functools.partial(
-        _filled, share)
-  return names, {
-      'audio': jax.ShapeDtypeStruct((config.batch_size, c.samples),
-                                    jnp.float32),
-      'mask': jax.ShapeDtypeStruct((config.batch_size,), jnp.float32)}
-
-
-def _times(share, codes):
-  return share * codes
-
-
-def _filled(share, codes):
-  return np.full(len(codes), share, np.float32)
-
-
-def _kernel(weight):  # Outputs, inputs, K -> K, inputs, outputs.
-  return weight.transpose(2, 1, 0)
-
-
-def _flipped(weight):  # Inputs, outputs, K -> K, inputs, outputs.
-  return weight.transpose(2, 0, 1)
+official = jukebox_weights.official  # The released weights, for common.convert.

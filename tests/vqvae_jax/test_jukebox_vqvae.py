@@ -416,7 +416,7 @@ def test_windows_give_the_codes_and_the_sound_of_one_pass(
   levels = jukebox_vqvae.Levels(config)
   padded = np.pad(audio, (0, -length % levels.hops[-1]))[None]
   want = jukebox_vqvae.encode(levels, state, padded)
-  windows = list(jukebox_vqvae._windows(levels, config, length))
+  windows = list(jukebox_vqvae._windows(levels, config).of(length))
   assert len(windows) == 1 if length <= 2048 else len(windows) > 1
   got = jukebox_vqvae.encode_long(config, state, audio)
   for name in levels.names:
@@ -434,7 +434,7 @@ def test_windows_give_the_codes_and_the_sound_of_one_pass(
 def test_windows_share_one_size_and_tile_the_sound(config):
   levels = jukebox_vqvae.Levels(config)
   for length in (2049, 4096, 10_000, 12_345):
-    windows = list(jukebox_vqvae._windows(levels, config, length))
+    windows = list(jukebox_vqvae._windows(levels, config).of(length))
     assert {w.end - w.begin for w in windows} == {2048}
     assert [w.start for w in windows[1:]] == [w.stop for w in windows[:-1]]
     assert windows[0].start == 0 and windows[-1].stop >= length
