@@ -146,8 +146,8 @@ def ablations() -> dict[str, dict]:
       'ifmel': small,
       'if': small | frequency | low,
       'phase': small | phase | low,
-      # Released: 4 million images, so steps=500_000.
-      'not_progressive': {'model.progressive': False},
+      # Released: 4 million images.
+      'not_progressive': {'model.progressive': False, 'steps': 500_000},
       'penalty_normalized': {'model.penalty_domain': 'normalized'},
   }
 

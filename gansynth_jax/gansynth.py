@@ -27,6 +27,8 @@ from gansynth_jax import progressive
 # mel.
 REPRESENTATIONS = ('gansynth_ifmel', 'gansynth_if', 'gansynth_phase', 'ifmel')
 PENALTY_DOMAINS = ('raw', 'normalized')
+# model.magnitude_scale of the released code, for gansynth_ifmel only.
+RELEASED_SCALE = (0.0661371661726, 0.113718730221)
 
 # Of rendered notes, in the released code.
 ATTACK_S, RELEASE_S, LONGEST_S, TAIL_S = 0.01, 0.3, 3.0, 3.0
@@ -38,6 +40,12 @@ _MOST_ROWS = 64  # Sounds generated at once: 4 GB at the paper's size.
 def build(config) -> Model:
   c = config.model
   shape = _check(config)
+  errors.require(  # Not in _check: measure finds the others by such a config.
+      c.representation == 'gansynth_ifmel'
+      or tuple(c.magnitude_scale) != RELEASED_SCALE,
+      f'model.representation={c.representation!r} with the released '
+      'model.magnitude_scale, which is of gansynth_ifmel,',
+      'what gansynth.measure finds (docs/gansynth.md)')
   dtype = jnp.dtype(config.dtype)
   labels = len(c.pitch_counts)
   widths = tuple(
@@ -260,10 +268,9 @@ def _check(config) -> tuple[int, int]:
     if value not in known:
       raise errors.UserError(
           f'model.{name}={value!r} is not one of {", ".join(map(repr, known))}')
-  for name in ('blocks', 'start_frames', 'start_bins', 'stable_images',
-               'transition_images', 'samples', 'latent_size'):
-    if c[name] < 1:
-      raise errors.UserError(f'model.{name}={c[name]} is below 1')
+  errors.at_least(c, blocks=1, start_frames=1, start_bins=1, stable_images=1,
+                  transition_images=1, samples=1, latent_size=1, fmap_base=1,
+                  fmap_max=1)
   if len(c.batch_sizes) > c.blocks:
     raise errors.UserError(
         f'model.batch_sizes={c.batch_sizes} has {len(c.batch_sizes)} entries, '
@@ -369,12 +376,20 @@ def prompt(config, count, *, pitch: str = '', first: int = 0, last: int = -1,
   seconds_per_instrument: in a MIDI file; from each to the next the timbre
     moves steadily.
   """
+  errors.require(0 <= first < 2**31, f'--prompt=first={first}',
+                 'a number from 0 to 2147483647')
+  errors.require(-1 <= last < 2**31, f'--prompt=last={last}',
+                 'a number from 0 to 2147483647')
   if midi:
     if pitch or last >= 0:
       raise errors.UserError(
           f'--prompt=midi={midi} has its own pitches and instruments; drop '
           'pitch and last')
     return _piece(config, midi, first, seconds_per_instrument)
+  if seconds_per_instrument != 6.0:
+    raise errors.UserError(
+        f'--prompt=seconds_per_instrument={seconds_per_instrument} is for a '
+        'piece; give midi=FILE too, or drop it')
   pitches = [_label(config, p) for p in _pitches(pitch)]
   row, size = np.arange(count), max(1, len(pitches))
   batch = {'mask': np.ones(count, np.float32),
@@ -414,7 +429,7 @@ def _label(config, pitch: int) -> int:
     raise errors.UserError(
         f'--prompt=pitch={pitch}: this model has learned pitches from '
         f'{known[0]} to {known[-1]}'
-        + ('' if label < 0 or pitch > known[-1] else f', but not {pitch}')
+        + f', but not {pitch}' * (known[0] < pitch < known[-1])
         + f'; nearest: {", ".join(map(str, sorted(near)))}')
   return label
 
@@ -422,10 +437,10 @@ def _label(config, pitch: int) -> int:
 def _piece(config, path, first, seconds_per_instrument):
   """A row for each note of a MIDI file, by onset."""
   c, rate = config.model, config.data.sample_rate
-  if seconds_per_instrument <= 0:
-    raise errors.UserError(
-        f'--prompt=seconds_per_instrument={seconds_per_instrument} is not '
-        'above 0')
+  errors.require(
+      0.01 <= seconds_per_instrument < math.inf,
+      f'--prompt=seconds_per_instrument={seconds_per_instrument}',
+      'a number of seconds from 0.01 on, like 6')
   notes = midi.read(path)
   # Released: pitches 36 to 84, drums and all. Here: what was trained.
   label = notes['pitch'] - c.lowest_pitch

@@ -83,7 +83,7 @@ def generator_weight(block: int, progress):
 
 
 def discriminator_weight(block: int, progress):
-  """Share of from_rgb of `block - 1` in what block - 1 gets."""
+  """Share of from_rgb in the input of block - 1; the rest is from `block`."""
   return jnp.clip((block - 1) - progress, 0.0, 1.0)
 
 
@@ -100,11 +100,11 @@ def pixel_norm(x):
   return x * lax.rsqrt(square + 1e-8).astype(x.dtype)
 
 
-def upscale(x, factor: int = 2):
-  """Nearest neighbour: [B, H, W, C] -> [B, H f, W f, C]."""
+def upscale(x):
+  """Nearest neighbour: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
   b, h, w, c = x.shape
-  x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
-  return x.reshape(b, h * factor, w * factor, c)
+  x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
+  return x.reshape(b, 2 * h, 2 * w, c)
 
 
 def downscale(x, factor: int = 2):
@@ -230,13 +230,12 @@ def _lrelu(x):
 
 class _GeneratorBlock(nn.Module):
   features: int
-  colors: int
   start: tuple[int, int]  # Of the first block.
   is_first: bool
   dtype: Any
 
   @nn.compact
-  def __call__(self, x):  # [B, H, W, C] or [B, Z] -> features, colours
+  def __call__(self, x):  # [B, H, W, C] or [B, Z] -> features, image
     act = lambda x: pixel_norm(_lrelu(x))
     if self.is_first:
       conv0 = Unfold(self.features, size=self.start, dtype=self.dtype,
@@ -246,10 +245,10 @@ class _GeneratorBlock(nn.Module):
       x = upscale(x)
     x = act(conv0(x))
     x = act(Conv(self.features, dtype=self.dtype, name='conv1')(x))
-    # A slope of 1 is a gain of 1. The activation is Karras et al.'s no more.
-    colors = Conv(self.colors, slope=1.0, kernel_size=1, dtype=self.dtype,
-                  name='to_rgb')(x)
-    return x, jnp.tanh(colors.astype(jnp.float32))
+    # Slope 1 gives gain 1. Karras et al. have no tanh here.
+    image = Conv(2, slope=1.0, kernel_size=1, dtype=self.dtype,
+                 name='to_rgb')(x)
+    return x, jnp.tanh(image.astype(jnp.float32))
 
 
 class Generator(nn.Module):
@@ -257,16 +256,15 @@ class Generator(nn.Module):
 
   start: tuple[int, int]
   widths: tuple[int, ...]  # Of block 0, 1, ...; block 0 is not used here.
-  colors: int = 2
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, z, progress, blocks: int):  # [B, Z] -> [B, H, W, colors]
+  def __call__(self, z, progress, blocks: int):  # [B, Z] -> [B, H, W, 2]
     x = pixel_norm(z.astype(jnp.float32))  # Labels rescale the latents so.
     images = []
     for b in range(1, blocks + 1):
       x, image = _GeneratorBlock(
-          self.widths[b], self.colors, self.start, b == 1, self.dtype,
+          self.widths[b], self.start, b == 1, self.dtype,
           name=f'block_{b}')(x)
       images.append(image)
     return blend(images, [
@@ -284,7 +282,7 @@ class _DiscriminatorBlock(nn.Module):
     self.conv0 = Conv(inside, dtype=self.dtype)
     self.conv1 = (Fold if self.is_last else Conv)(outside, dtype=self.dtype)
 
-  def see(self, image):  # [B, H, W, colors] -> [B, H, W, C]
+  def see(self, image):  # [B, H, W, 2] -> [B, H, W, C]
     return _lrelu(self.from_rgb(image))
 
   def __call__(self, x):  # [B, H, W, C] -> half the size, or [B, C]
@@ -304,12 +302,12 @@ class Discriminator(nn.Module):
         _DiscriminatorBlock((self.widths[b], self.widths[b - 1]), b == 1,
                             self.dtype, name=f'block_{b}')
         for b in range(1, len(self.widths))]
-    # Both of slope 1: the scale of a linear layer.
-    self.score = Dense(1, slope=1.0, dtype=self.dtype)
-    self.classes = Dense(self.labels, slope=1.0, dtype=self.dtype)
+    # Both of slope 1, the scale of a linear layer, and float32 as losses are.
+    self.score = Dense(1, slope=1.0, dtype=jnp.float32)
+    self.classes = Dense(self.labels, slope=1.0, dtype=jnp.float32)
 
   def __call__(self, image, progress, blocks: int, stddev=None):
-    """[B, H, W, colors] -> [B], [B, labels], [], all float32.
+    """[B, H, W, 2] -> [B], [B, labels], [], all float32.
 
     `stddev` takes the place of the batch's own: then rows are independent.
     """
@@ -317,14 +315,13 @@ class Discriminator(nn.Module):
     for b in range(blocks, 1, -1):
       x = self.blocks[b - 1](x)
       image = downscale(image)
-      weight = discriminator_weight(b, progress).astype(x.dtype)
+      weight = discriminator_weight(b, progress)  # bfloat16 has no 0.999.
       x = weight * self.blocks[b - 2].see(image) + (1.0 - weight) * x
     if stddev is None:
       stddev = batch_stddev(x)
     channel = jnp.broadcast_to(stddev.astype(x.dtype), (*x.shape[:3], 1))
     x = self.blocks[0](jnp.concatenate([x, channel], -1))
-    return (self.score(x)[:, 0].astype(jnp.float32),
-            self.classes(x).astype(jnp.float32), stddev)
+    return self.score(x)[:, 0], self.classes(x), stddev
 
 
 # ---------------------------------------------------------------- the latents

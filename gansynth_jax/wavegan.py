@@ -3,10 +3,11 @@
 Where paper and released code differ, the code is the default and a comment
 says so. Lengths 32768 and 65536 exist in the code only.
 
-Shapes: B batch, N samples, C channels, T frames of a layer, Z latent size.
+Shapes: B batch, N samples, T frames of a layer, C channels, Z latent size.
 """
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -20,8 +21,9 @@ from common.data import chunks
 from common.model import Mean, Model, TrainState, row_keys
 from common.nn import conv
 
-# Appendix D, tables 3 and 4: stride of each layer by number of samples. Both
-# networks take them in this order, so the critic is no mirror image at 32768.
+# Stride of each layer by number of samples: 16384 is appendix D's (tables 3 and
+# 4), the others are the released code's. Both networks take them in this order,
+# so the critic is no mirror image at 32768.
 STRIDES = {
     16384: (4, 4, 4, 4, 4),
     32768: (4, 4, 4, 4, 4, 2),
@@ -35,7 +37,6 @@ class Generator(nn.Module):
   """Latents to audio."""
 
   length: int = 16384
-  channels: int = 1
   dim: int = 64  # d
   kernel_size: int = 25
   upsample: str = 'transpose'  # Or 'nearest': repeat, then convolve.
@@ -44,7 +45,7 @@ class Generator(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, z, *, train):  # [B, Z] -> [B, N, C]
+  def __call__(self, z, *, train):  # [B, Z] -> [B, N, 1]
     strides = STRIDES[self.length]
     widths = [self.dim * 2**i for i in reversed(range(len(strides)))]
     x = nn.Dense(
@@ -54,11 +55,10 @@ class Generator(nn.Module):
     x = nn.relu(self._norm(x, train))
     for stride, width in zip(strides[:-1], widths[1:], strict=True):
       x = nn.relu(self._norm(self._up(x, width, stride), train))
-    x = self._up(x, self.channels, strides[-1])
+    x = self._up(x, 1, strides[-1])
     x = jnp.tanh(x.astype(jnp.float32))
     if self.post_filter:  # One filter for all sounds; it sees no latents.
-      x = conv.Conv(self.channels, self.post_filter, use_bias=False,
-                    name='post_filter')(x)
+      x = conv.Conv(1, self.post_filter, use_bias=False, name='post_filter')(x)
     return x
 
   def _up(self, x, width, stride):  # [B, T, _] -> [B, T * stride, width]
@@ -83,7 +83,7 @@ class Critic(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, key=None, *, train):  # [B, N, C] -> [B]
+  def __call__(self, x, key=None, *, train):  # [B, N, 1] -> [B]
     """Without a key the phases stay as they are."""
     x = x.astype(self.dtype)
     for i, stride in enumerate(STRIDES[x.shape[1]]):
@@ -99,10 +99,11 @@ class Critic(nn.Module):
         rows = x.shape[:1] if self.shuffle_per_example else ()
         x = shift_phase(x, jax.random.randint(
             jax.random.fold_in(key, i), rows, -n, n + 1), n)
-    x = nn.Dense(1, dtype=self.dtype,
+    # The score is float32 whatever the layers before it are.
+    x = nn.Dense(1, dtype=jnp.float32,
                  kernel_init=nn.initializers.glorot_uniform())(
                      x.reshape(x.shape[0], -1))
-    return x[:, 0].astype(jnp.float32)
+    return x[:, 0]
 
 
 def _batch_norm(x, train, dtype):  # Constants are TensorFlow's defaults.
@@ -152,15 +153,15 @@ def _check(config):
     if value not in known:
       raise errors.UserError(
           f'model.{name}={value!r} is not one of {", ".join(map(repr, known))}')
-  if c.critic_updates < 1:
-    raise errors.UserError(f'model.critic_updates={c.critic_updates} is below '
-                           '1; the paper has 5')
+  errors.at_least(c, critic_updates=1, dim=1, kernel_size=1, latent_size=1,
+                  phase_shuffle=0, post_filter=0, penalty_weight=0)
   if config.batch_size % c.critic_updates:
-    fits = max(1, config.batch_size // c.critic_updates) * c.critic_updates
+    whole = math.lcm(c.critic_updates, jax.device_count())
+    fits = max(1, config.batch_size // whole) * whole
     raise errors.UserError(
         f'batch_size={config.batch_size} does not split over '
         f'model.critic_updates={c.critic_updates}, each with its own rows; '
-        f'use {fits} or {fits + c.critic_updates}')
+        f'use {fits} or {fits + whole}')
 
 
 def build(config) -> Model:
@@ -170,9 +171,9 @@ def build(config) -> Model:
   penalised = c.loss == 'wgan-gp'
   dtype = jnp.dtype(config.dtype)
   generator = Generator(
-      length=c.length, channels=c.channels, dim=c.dim,
-      kernel_size=c.kernel_size, upsample=c.upsample, batch_norm=c.batch_norm,
-      post_filter=c.post_filter, dtype=dtype)
+      length=c.length, dim=c.dim, kernel_size=c.kernel_size,
+      upsample=c.upsample, batch_norm=c.batch_norm, post_filter=c.post_filter,
+      dtype=dtype)
   # The penalty is on single examples: no statistics of a batch in the critic.
   critic = Critic(
       dim=c.dim, kernel_size=c.kernel_size, phase_shuffle=c.phase_shuffle,
@@ -184,8 +185,8 @@ def build(config) -> Model:
     return net.apply({'params': params, **stats}, *inputs,
                      mutable=['batch_stats'], train=True)
 
-  def waveform(batch):  # [B, N, C]
-    return batch['audio'].reshape(-1, c.length, c.channels)
+  def waveform(batch):  # [B, N, 1]
+    return batch['audio'].reshape(-1, c.length, 1)
 
   def draw(key, mask):  # [B, Z]
     z = jax.random.uniform(key, (mask.shape[0], c.latent_size), minval=-1.0)
@@ -197,7 +198,7 @@ def build(config) -> Model:
     del batch  # The config has all the shapes.
     key_g, key_d = jax.random.split(key)
     g = generator.init(key_g, jnp.zeros((1, c.latent_size)), train=False)
-    d = critic.init(key_d, jnp.zeros((1, c.length, c.channels)), train=False)
+    d = critic.init(key_d, jnp.zeros((1, c.length, 1)), train=False)
     params = {'g': g.pop('params'), 'd': d.pop('params')}
     return TrainState.create(
         params, {k: tx.init(v) for k, v in params.items()},
@@ -246,6 +247,8 @@ def build(config) -> Model:
         d = jax.tree.map(lambda w: w.clip(-bound, bound), d)
       return (d, opt, stats), metrics
 
+    # Not unrolled: on CPU the gradients of common.nn.conv, unlike XLA's, are
+    # hardly slower in a loop, and one update is compiled, not n.
     slices = jax.tree.map(lambda *x: jnp.stack(x), *optim.split(batch, n))
     (d, opt_d, stats), metrics = jax.lax.scan(
         update_critic, (state.params['d'], state.opt['d'], state.vars),
@@ -281,7 +284,7 @@ def build(config) -> Model:
       end = latents(key, batch['end'], c.latent_size)
       z += batch['blend'][:, None] * (end - z)
     audio = generate(state, z).clip(-1.0, 1.0)  # The filter may exceed tanh.
-    return {'audio': audio[..., 0] if c.channels == 1 else audio}
+    return {'audio': audio[..., 0]}
 
   return Model(init=init, train_step=train_step, eval_step=eval_step,
                sample=sample)
@@ -294,6 +297,10 @@ def prompt(config, count, *, first: int = 0, last: int = -1):
   last: if given, the samples are points on the line from first to last.
   """
   del config
+  errors.require(0 <= first < 2**31, f'--prompt=first={first}',
+                 'a number from 0 to 2147483647')
+  errors.require(-1 <= last < 2**31, f'--prompt=last={last}',
+                 'a number from 0 to 2147483647')
   batch = {'index': first + np.arange(count, dtype=np.int32),
            'mask': np.ones(count, np.float32)}
   if last < 0:
@@ -307,29 +314,28 @@ def preprocess(config):
   """A random window of each clip, as the paper; no change of its level.
 
   The released code ends up normalising every file's peak, whatever its flag
-  says; `data.peak_normalize` does so on request.
+  says. On request `data.peak_normalize` does so with the peak of the window or,
+  where that is larger, of its record (up to 20 s of the file).
   """
-  length, channels = config.model.length, config.model.channels
-  rate = config.data.sample_rate
+  length, rate = config.model.length, config.data.sample_rate
 
   def fn(example, rng):
     stored = example['audio']
-    audio = (stored[:length] if config.data.first_slice
-             else chunks.window(example, length, rng))
-    full = 32768 if stored.dtype == np.int16 else 1
-    if config.data.peak_normalize:
-      full = max(np.abs(stored.astype(np.float32)).max(initial=0), 1e-5 * full)
-    audio = (audio / full).astype(np.float32)
-    audio = audio[:, None] if audio.ndim == 1 else audio
-    if audio.shape[1] != channels:
+    if stored.ndim != 1:
       raise errors.UserError(
-          f'data.name={config.data.name!r} has {audio.shape[1]} channels; set '
-          f'model.channels={audio.shape[1]} (it is {channels})')
+          f'data.name={config.data.name!r} has sounds of {stored.shape[1]} '
+          'channels; prepare it in mono, as audio_folder makes it')
     if example.get('sample_rate', rate) != rate:
       raise errors.UserError(
           f'data.name={config.data.name!r} is at {example["sample_rate"]} Hz; '
           f'prepare it at data.sample_rate={rate}, or set that')
-    audio = np.pad(audio, ((0, length - len(audio)), (0, 0)))
-    return {'audio': audio[:, 0] if channels == 1 else audio}
+    audio = (stored[:length] if config.data.first_slice
+             else chunks.window(example, length, rng))
+    full = 32768 if stored.dtype == np.int16 else 1
+    if config.data.peak_normalize:  # A window may end in the next record.
+      peak = lambda x: np.abs(x.astype(np.float32)).max(initial=0)
+      full = max(peak(stored), peak(audio), 1e-5 * full)
+    audio = (audio / full).astype(np.float32)
+    return {'audio': np.pad(audio, (0, length - len(audio)))}
 
   return fn

@@ -82,8 +82,9 @@ def full_size_step(config, state, batch, key, p, blocks):
   d_net = progressive.Discriminator(widths, labels)
   a = np.float32([c.magnitude_scale[0], c.phase_scale[0]])[None, None, None]
   b = np.float32([c.magnitude_scale[1], c.phase_scale[1]])[None, None, None]
-  grow = lambda x: progressive.upscale(x, 2 ** (full - blocks))
-  shrink = lambda x: progressive.downscale(x, 2 ** (full - blocks))
+  ratio = 2 ** (full - blocks)
+  grow = lambda x: x.repeat(ratio, axis=1).repeat(ratio, axis=2)
+  shrink = lambda x: progressive.downscale(x, ratio)
 
   def fakes(params, key):
     key_z, key_label = jax.random.split(key)
@@ -185,7 +186,11 @@ def test_the_normalised_domain_changes_the_penalty():
 
 
 def test_losses_begin_as_those_of_the_released_code():
-  """Wide enough for its figures; at 16 x 128 instead of 128 x 1024."""
+  """Wide enough for its figures; at 16 x 128 instead of 128 x 1024.
+
+  It gives 49 to 54 and 40 to 45 for a few seeds. Ours begin with as little as
+  46.6 and 39.0 at the final size (docs/gansynth.md): hence the lower bounds.
+  """
   config = config_of(blocks=4, fmap_base=1024, fmap_max=64, latent_size=256,
                      samples=1216, batch_size=4)
   model = gansynth.build(config)
@@ -350,9 +355,19 @@ def test_between_two_instruments_the_ends_are_the_instruments():
   np.testing.assert_allclose(line[0], alone[1], atol=1e-5)
   np.testing.assert_allclose(line[3], alone[3], atol=1e-5)
   assert min(np.abs(line[1] - x).max() for x in (line[0], line[3])) > 1e-5
-  # Without a pitch all have the one of the first.
-  _, line = sounds(first=1, last=1)
-  np.testing.assert_allclose(line, line[:1].repeat(4, 0), atol=1e-3)
+
+
+def test_between_two_instruments_all_have_the_pitch_of_the_first():
+  """Where none is given: the one that number 1 has by itself."""
+  config, _, _, _ = trained()
+  first, last = gansynth.draw_labels(
+      jax.random.key(0), jnp.array([1, 3]),
+      jnp.log(jnp.float32(config.model.pitch_counts))) + 24
+  _, line = sounds(first=1, last=3)
+  _, same = sounds(pitch=str(first), first=1, last=3)
+  _, other = sounds(pitch=str(last), first=1, last=3)
+  np.testing.assert_allclose(line, same, atol=1e-5)
+  assert np.abs(line - other).max(1).min() > 1e-4
 
 
 def test_pitches_are_as_frequent_as_in_the_data():
@@ -529,6 +544,11 @@ def test_silent_notes_stay_silent():
                                      'model.blocks=3']),
     ({'batch_sizes': (0,)}, ['model.batch_sizes=(0,)', '1 or more']),
     ({'fmap_base': 2}, ['model.fmap_base=2', 'block 3']),
+    ({'fmap_base': 0}, ['model.fmap_base=0', '1 or more']),
+    ({'fmap_max': 0}, ['model.fmap_max=0', '1 or more']),
+    *[({'representation': name}, [repr(name), 'model.magnitude_scale',
+                                  'gansynth.measure'])
+      for name in ('gansynth_if', 'gansynth_phase', 'ifmel')],
     ({'magnitude_scale': (0.0, 1.0)}, ['model.magnitude_scale=(0.0, 1.0)']),
     ({'phase_scale': (1.0, 0.0, 0.0)}, ['model.phase_scale', '(a, b)']),
     ({'latent_size': 0}, ['model.latent_size=0']),
@@ -549,6 +569,15 @@ def test_settings_that_cannot_work_are_refused(changes, words):
     ({'pitch': '48-60-72'}, ['pitch=48-60-72']),
     ({'pitch': '40,50', 'last': 2}, ['pitch=40,50', 'last=2']),
     ({'pitch': '40', 'midi': 'x.mid'}, ['midi=x.mid', 'drop']),
+    ({'first': -1}, ['first=-1', '0 to 2147483647']),
+    ({'first': 2**31}, ['first=2147483648', '0 to 2147483647']),
+    ({'first': 2**31, 'midi': 'x.mid'}, ['first=2147483648']),
+    ({'last': -5}, ['last=-5', '0 to 2147483647']),
+    ({'last': 2**31}, ['last=2147483648', '0 to 2147483647']),
+    ({'seconds_per_instrument': 2.0}, ['seconds_per_instrument=2.0', 'midi=']),
+    *[({'midi': 'x.mid', 'seconds_per_instrument': x}, [
+        f'seconds_per_instrument={x}', 'from 0.01 on'])
+      for x in (-1.0, 0.0, 1e-9, float('inf'), float('nan'))],
     ({'midi': 'nowhere.mid'}, ['nowhere.mid'])])
 def test_prompts_that_cannot_work_are_refused(options, words):
   with pytest.raises(errors.UserError) as caught:
@@ -562,6 +591,10 @@ def test_pitches_without_examples_are_refused():
   config = config_of(pitch_counts=tuple(counts))
   with pytest.raises(errors.UserError, match=r'not 45.*nearest: 34, 44, 54'):
     gansynth.prompt(config, 1, pitch='45')
+  # Inside of what pitch_counts cover, but below the first that has any.
+  with pytest.raises(errors.UserError) as caught:
+    gansynth.prompt(config, 1, pitch='30')
+  assert 'from 34 to 64; nearest: 34, 44, 54' in str(caught.value)
 
 
 def test_notes_are_cut_or_padded_and_nothing_else():
@@ -616,12 +649,16 @@ def test_generated_images_stay_in_the_released_range():
       paper.magnitude_scale, paper.phase_scale)]
   np.testing.assert_allclose(limits[0], [-16.8395, 13.4007], atol=1e-4)
   np.testing.assert_allclose(limits[1], [-1.25, 1.25])
+  assert paper.magnitude_scale == gansynth.RELEASED_SCALE
   a, b = paper.magnitude_scale
   assert a * np.log(1e-6) + b == pytest.approx(-0.8, abs=2e-7)
 
 
 def test_paper_config():
   config = config_lib.load('gansynth_nsynth')
+  module = config_lib.module('gansynth_nsynth')
+  assert config.batch_size * module.ablations()['not_progressive'][
+      'steps'] == 4_000_000
   model = gansynth.build(config)
   assert [s.start for s in model.stages] == [100_000 * i for i in range(13)]
   assert config.steps * config.batch_size == 11_000_000

@@ -245,6 +245,20 @@ def test_stddev_is_one_number_of_the_whole_batch():
   assert min(abs(h - want) for h in halves) > 0.01
 
 
+def test_in_bfloat16_heads_and_fading_are_float32():
+  _, _, _, params = nets()
+  d = progressive.Discriminator(WIDTHS, labels=7, dtype=jnp.bfloat16)
+  image = draw(8, 4, 6, 2)
+  run = jax.jit(lambda params: d.apply({'params': params}, image, 0.001, 2))
+  score, logits, _ = run(params)
+  for x in (score, logits):
+    assert x.dtype == jnp.float32
+    assert (x != x.astype(jnp.bfloat16)).any(0).all()
+  # The weight of what is new is 0.001; 1 - 0.999 would be 0 in bfloat16.
+  grads = jax.grad(lambda p: run(p)[0].sum())(params)
+  assert grads['block_2']['conv0']['kernel'].any()
+
+
 def test_a_given_stddev_makes_rows_independent():
   _, _, d, params = nets()
   image = draw(4, 2, 3, 2)
@@ -264,7 +278,7 @@ def test_pixel_norm_has_a_mean_square_of_one():
 
 def test_scaling_repeats_and_averages():
   x = draw(2, 4, 6, 3)
-  np.testing.assert_array_equal(progressive.upscale(x, 3), repeat(x, 3))
+  np.testing.assert_array_equal(progressive.upscale(x), repeat(x, 2))
   np.testing.assert_allclose(progressive.downscale(x), pool(x, 2), rtol=1e-6)
   np.testing.assert_allclose(progressive.downscale(progressive.upscale(x)), x,
                              rtol=1e-6)

@@ -215,16 +215,11 @@ def test_receptive_fields_of_the_critic(length, layer, low, high):
   np.testing.assert_array_equal(seen, np.arange(low, high))
 
 
-def test_several_channels():
-  z = jnp.zeros((2, 100))
-  net = wavegan.Generator(dim=1, channels=2)
-  y = jax.eval_shape(jit_apply(net), shapes_of(net, z), z)
-  assert y.shape == (2, 16384, 2)
-  # One more channel: 25 taps and a bias; 25 taps.
-  more = lambda make, x, y: count(make(2), y) - count(make(1), x)
-  assert more(lambda c: wavegan.Generator(dim=1, channels=c), z, z) == 26
-  assert more(lambda c: wavegan.Critic(dim=1), jnp.zeros((1, 16384, 1)),
-              jnp.zeros((1, 16384, 2))) == 25
+def test_scores_are_float32_whatever_the_layers_are():
+  net, x = wavegan.Critic(dim=1, dtype=jnp.bfloat16), draw(8, 16384, 1)
+  scores = jit_apply(net)({'params': random(shapes_of(net, x)['params'])}, x)
+  assert scores.dtype == jnp.float32
+  assert (scores != scores.astype(jnp.bfloat16)).all()
 
 
 # ---------------------------------------------------------------- phases
@@ -326,7 +321,7 @@ def test_without_a_radius_phases_stay():
 @pytest.fixture(scope='module')
 def initial():
   """Parameters of the paper's size."""
-  model = wavegan.build(config_of(length=16384, dim=64, channels=1))
+  model = wavegan.build(config_of(length=16384, dim=64))
   return jax.jit(lambda key: model.init(key, {}).params)(
       jax.random.key(0, impl='rbg'))
 
@@ -667,12 +662,30 @@ def test_evaluation_is_the_plain_critic_on_real_rows(trained):
     ({'loss': 'wgangp'}, ["model.loss='wgangp'", "'wgan-gp'", "'wgan'",
                           "'lsgan'", "'dcgan'"]),
     ({'upsample': 'nn'}, ["model.upsample='nn'", "'transpose'", "'nearest'"]),
-    ({'critic_updates': 0}, ['model.critic_updates=0']),
+    ({'critic_updates': 0}, ['model.critic_updates=0', '1 or more']),
+    ({'dim': 0}, ['model.dim=0', '1 or more']),
+    ({'kernel_size': 0}, ['model.kernel_size=0', '1 or more']),
+    ({'latent_size': 0}, ['model.latent_size=0', '1 or more']),
+    ({'phase_shuffle': -1}, ['model.phase_shuffle=-1', '0 or more']),
+    ({'post_filter': -1}, ['model.post_filter=-1', '0 or more']),
+    ({'penalty_weight': -1.0}, ['model.penalty_weight=-1.0', '0 or more']),
+    # Of the sizes that 5 divides, those that split over 4 devices.
     ({'batch_size': 64, 'critic_updates': 5}, [
-        'batch_size=64', 'model.critic_updates=5', '60', '65'])])
+        'batch_size=64', 'model.critic_updates=5', 'use 60 or 80'])])
 def test_settings_that_cannot_work_are_refused(changes, words):
   with pytest.raises(errors.UserError) as caught:
     wavegan.build(config_of(**changes))
+  assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize('options, words', [
+    ({'first': -1}, ['first=-1', '0 to 2147483647']),
+    ({'first': 2**31}, ['first=2147483648', '0 to 2147483647']),
+    ({'last': -5}, ['last=-5', '0 to 2147483647']),
+    ({'first': 1, 'last': 2**31}, ['last=2147483648', '0 to 2147483647'])])
+def test_prompts_that_cannot_work_are_refused(options, words):
+  with pytest.raises(errors.UserError) as caught:
+    wavegan.prompt(config_of(), 2, **options)
   assert all(word in str(caught.value) for word in words)
 
 
@@ -682,7 +695,7 @@ def test_settings_that_cannot_work_are_refused(changes, words):
 def examples(audio, visits=1, seed=0, **changes):
   """`visits` training examples of one clip, [visits, length]."""
   fn = wavegan.preprocess(config_of(**{
-      'length': 16384, 'channels': 1, 'first_slice': False, **changes}))
+      'length': 16384, 'first_slice': False, **changes}))
   rng = np.random.default_rng(seed)
   made = [fn({'audio': audio, 'sample_rate': 16000}, rng)
           for _ in range(visits)]
@@ -738,11 +751,21 @@ def test_levels_change_on_request_only():
                                 silence)
 
 
-def test_the_peak_is_that_of_the_file_not_of_the_window():
+def test_the_peak_is_that_of_the_record_not_of_the_window():
   clip = np.full(40000, 0.1, np.float32)
   clip[-1] = 0.4
   window = examples(clip, peak_normalize=True, first_slice=True)[0]
   np.testing.assert_allclose(window, np.full(16384, 0.25), rtol=1e-6)
+
+
+def test_a_louder_record_that_follows_does_not_exceed_full_scale():
+  quiet, loud = (np.full(16384, x, np.float32) for x in (0.1, 0.4))
+  example = {'audio': quiet, 'sample_rate': 16000, 'following': lambda: {
+      'audio': loud, 'following': lambda: None}}
+  fn = wavegan.preprocess(config_of(
+      length=16384, first_slice=False, peak_normalize=True))
+  window = fn(example, np.random.default_rng(0))['audio']
+  assert sorted(set(window)) == pytest.approx([0.25, 1.0])  # Of both.
 
 
 def test_integers_become_fractions_of_full_scale():
@@ -754,18 +777,13 @@ def test_integers_become_fractions_of_full_scale():
   assert np.abs(loud).max() == 1
 
 
-def test_stereo_clips_keep_their_channels():
-  clip = np.arange(2 * 16384, dtype=np.float32).reshape(-1, 2)
-  np.testing.assert_array_equal(examples(clip, channels=2)[0], clip)
-
-
 @pytest.mark.parametrize('example, words', [
     ({'audio': np.zeros((20000, 2), np.float32)},
-     ['2 channels', 'model.channels=2']),
+     ['2 channels', 'mono']),
     ({'audio': np.zeros(20000, np.float32), 'sample_rate': 44100},
      ['44100', 'data.sample_rate=16000'])])
 def test_clips_of_another_kind_are_refused(example, words):
-  fn = wavegan.preprocess(config_of(channels=1, sample_rate=16000))
+  fn = wavegan.preprocess(config_of(sample_rate=16000))
   with pytest.raises(errors.UserError) as caught:
     fn(example, np.random.default_rng(0))
   assert all(word in str(caught.value) for word in words)
