@@ -63,6 +63,7 @@ def get_config(size: str = 'paper'):
   c.model.voice = True
   c.model.pitch_and_time = True
   c.model.rotary = False
+  c.model.fused = False  # The device's kernel: without tables only.
   c.model.dropout = 0.1
   c.model.learning_rate = 2.0  # As tensor2tensor counts: common/optim.py.
   c.model.warmup = 2000
@@ -130,6 +131,7 @@ def ablations() -> dict[str, dict]:
       'learned': plain | absolute | {'model.place': 'learned'},
       'no_positions': plain | absolute | {'model.place': 'none'},
       'relative_only': plain | {'model.place': 'none'},
+      'fused': plain | absolute | {'model.fused': True},
       'clip': plain | {'model.clip': True},
       'local': plain | {'model.local': True, 'model.block': 128},
       'transpose_3': {'model.transpose': 3},

@@ -52,6 +52,7 @@ def get_config(size: str = 'paper'):
   c.model.voice = False
   c.model.pitch_and_time = False
   c.model.rotary = False
+  c.model.fused = False  # The device's kernel: without tables only.
   c.model.dropout = 0.1
   c.model.learning_rate = 2.0  # As tensor2tensor counts: common/optim.py.
   c.model.warmup = 8000
@@ -102,7 +103,12 @@ def ablations() -> dict[str, dict]:
                 'model.feed_forward': 1024},
       'relative_local': {'model.local': True},
       'rotary': {**absolute, 'model.rotary': True, 'model.place': 'none'},
+      'learned': {**absolute, 'model.place': 'learned'},
       'no_positions': {**absolute, 'model.place': 'none'},
+      'relative_only': {'model.place': 'none'},
+      # That kernel wants queries as wide as values.
+      'fused': {**absolute, 'model.fused': True, 'model.width': 256,
+                'model.attention_width': 256},
       'clip': {'model.clip': True},
   }
 

@@ -39,6 +39,8 @@ class Network(NamedTuple):
       many tokens; step: (carry, token [B]) -> (carry, [B, V]).
     inputs: batch -> inputs, a tree of arrays [B, ...].
     mixup: a and b of the beta distribution of that share; 0: none.
+    window: the most tokens from whose places it has learned; a longer sample
+      is drawn window by window. 0: no places are counted.
   """
 
   init: Callable[..., Any]
@@ -46,6 +48,7 @@ class Network(NamedTuple):
   sampler: Callable[..., tuple[Any, Callable[..., tuple[Any, jax.Array]]]]
   inputs: Callable[..., Any] = lambda batch: shift(batch['tokens'])
   mixup: float = 0.0
+  window: int = 0
 
 
 def shift(tokens):  # [B, L] -> [B, L]: the input that predicts each token.
@@ -107,7 +110,7 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
     duration_s: length of a sample, primer included, where tokens last equally
       long (chorales, at 120 beats a minute, whatever a primer's tempo is).
     tokens: length of a sample in tokens, primer included; 0 for that of
-      training, and no shorter.
+      training, and no shorter. A longer one is drawn half a window at a time.
     temperature: 1 draws from the model, lower is safer, 0 takes the best.
     top_k: draws among this many tokens only, 0 for all.
     top_p: draws among the fewest tokens with this much mass; 1 for all.
@@ -314,8 +317,12 @@ def build(config, net: Network, tx: optax.GradientTransformation
     free = max(m.length - primer.shape[1], 0)
     return jnp.pad(primer, ((0, 0), (0, free)), constant_values=NOTHING)
 
-  def sampler(params, rows, tokens, batch):
-    """What `sampling` takes: a step of the network and of the grammar."""
+  def sampler(params, rows, tokens, batch, state=None):
+    """What `sampling` takes: a step of the network and of the grammar.
+
+    The state is that of the grammar; None at the beginning of a piece.
+    """
+    state = grammar.start(rows) if state is None else state
     start, advance = net.sampler(params, rows, tokens, batch)
 
     def step(carry, token):
@@ -325,7 +332,7 @@ def build(config, net: Network, tx: optax.GradientTransformation
       return (carry, state), jnp.where(
           grammar.allowed(state), logits, -jnp.inf)
 
-    return step, (start, grammar.start(rows))
+    return step, (start, state)
 
   def per_token(score, primer, tokens):
     drawn = (primer < 0) & (tokens != pieces.PAD)
@@ -346,14 +353,42 @@ def build(config, net: Network, tx: optax.GradientTransformation
   @jax.jit
   def draw(params, batch, key):
     keys = model_lib.row_keys(key, batch['index'])
-    rows = keys.shape[0]
     primer = primer_of(batch)
-    step, carry = sampler(params, rows, primer.shape[1], batch)
-    tokens, scores = sampling.decode_scored(
-        step, carry, jnp.full(rows, NOTHING), keys, primer.shape[1],
-        forced=primer,
-        temperature=batch.get('temperature', m.temperature),
-        top_k=batch.get('top_k', m.top_k), top_p=batch.get('top_p', m.top_p))
+    (rows, length), given = primer.shape, {
+        k: batch.get(k, m[k]) for k in sampling.DRAWS}
+    size = min(net.window or length, length)
+    kept = kind.group * (size // 2 // kind.group)
+
+    def window(state, keys, forced):
+      return sampling.decode_scored(
+          *sampler(params, rows, size, batch, state), jnp.full(rows, NOTHING),
+          keys, size, forced=forced, **given)
+
+    def go_on(carry, number_and_free):
+      """The end of a window is read again as the beginning of the next."""
+      state, tokens = carry
+      number, free = number_and_free
+      left, tokens = jnp.split(tokens, [size - kept], 1)
+      state, _ = jax.lax.scan(
+          lambda state, token: (grammar.advance(state, token), None), state,
+          left.T)
+      tokens, scores = window(
+          state, jax.vmap(jax.random.fold_in, (0, None))(keys, number),
+          jnp.concatenate([tokens, free], 1))
+      return (state, tokens), (tokens[:, kept:], scores[:, kept:])
+
+    tokens, scores = window(None, keys, primer[:, :size])
+    more = -(-(length - size) // (size - kept))
+    if more:
+      free = jnp.pad(primer[:, size:], (
+          (0, 0), (0, size + more * (size - kept) - length)),
+                     constant_values=NOTHING).reshape(rows, more, -1)
+      _, rest = jax.lax.scan(
+          go_on, (grammar.start(rows), tokens),
+          (size + jnp.arange(more), free.swapaxes(0, 1)))
+      tokens, scores = (jnp.concatenate(
+          [first, others.swapaxes(0, 1).reshape(rows, -1)], 1)[:, :length]
+          for first, others in zip((tokens, scores), rest, strict=True))
     drawn = (primer < 0) & (tokens != pieces.PAD)
     return tokens, per_token(
         jnp.where(drawn, scores, 0.0).sum(1), primer, tokens)
@@ -374,6 +409,10 @@ def build(config, net: Network, tx: optax.GradientTransformation
       rows, beams = batch['beams'].shape
       errors.require(rows <= beams, f'beams={beams} for {rows} samples',
                      f'{rows} or more')
+      wanted = batch['primer'].shape[1] if 'primer' in batch else m.length
+      errors.require(wanted <= (net.window or wanted),
+                     f'beams={beams} for {wanted} tokens',
+                     f'up to {net.window} tokens, or no beams')
       tokens, score = search(params, batch)
     else:
       tokens, score = draw(params, batch, key)

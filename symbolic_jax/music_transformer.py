@@ -14,6 +14,8 @@ The network is that of tensor2tensor, with which it was trained
                      (and with `voice` the voice as well), or 'learned', 'none'.
   pitch_and_time     the first layer also compares pitches and steps.
   rotary             rotary positions, which came later.
+  fused              attention by the device's own kernel, which has no tables,
+                     and no dropout of its weights.
 
 What the paper leaves open is ours, and said where it is decided.
 """
@@ -28,10 +30,6 @@ from symbolic_jax.language_model import music, preprocess, prompt, segments
 
 __all__ = ['build', 'music', 'preprocess', 'prompt', 'segments']
 
-# Of the differences of pitch (any two pitches of a chorale, both ways) and of
-# time (256 sixteenths; the half of what would be ahead is never used) in the
-# first layer; the paper has no sizes.
-DIFFERENCES = (2 * (chorales.HIGH - chorales.LOW) + 1, 2 * 256 + 1)
 SILENT = -1000  # As a pitch, of rests: further from any than the table reaches.
 
 
@@ -45,9 +43,10 @@ def build(config):
       feed_forward=m.feed_forward, place=m.place,
       learned=max(m.length, m.eval_length),
       voices=chorales.VOICES if m.voice else 0, distances=m.distances,
-      differences=DIFFERENCES if m.pitch_and_time else (), rotary=m.rotary,
-      block=m.block, local=m.local, clip=m.clip, dropout=m.dropout,
-      remat=m.remat, dtype=jnp.dtype(config.dtype))
+      differences=_differences(m.length) if m.pitch_and_time else (),
+      rotary=m.rotary, block=m.block, local=m.local, clip=m.clip,
+      fused=m.fused, dropout=m.dropout, remat=m.remat,
+      dtype=jnp.dtype(config.dtype))
 
   def values(inputs, at):
     """[B, L] pitch and step of each input token, which is that before `at`."""
@@ -68,15 +67,7 @@ def build(config):
                      rngs=None if key is None else {'dropout': key})[0]
 
   def sampler(params, rows, tokens, batch):
-    """A piece longer than those of training is seen through a window.
-
-    Sinusoids go on counting there, to places that training never had.
-    """
     del batch  # No conditions.
-    if m.place == 'learned' and tokens > net.learned:
-      raise errors.UserError(
-          f"model.place='learned' has {net.learned} places, a sample of "
-          f'{tokens} tokens needs more; make it shorter')
     single, params = net.for_steps(params)
 
     def step(carry, inputs):
@@ -87,14 +78,26 @@ def build(config):
           position)
       return (caches, position + 1), out[:, 0]
 
+    # Without places a longer piece is seen through a window that moves.
     caches = net.empty_caches(rows, min(tokens, m.length))
     return (caches, jnp.int32(0)), step
 
   # Adam as tensor2tensor sets it; no clipping, no label smoothing.
   rate = optim.inverse_root(m.learning_rate, m.width, m.warmup, m.decay)
   tx = optax.adam(rate, b1=0.9, b2=0.997, eps=1e-9)
-  return language_model.build(
-      config, language_model.Network(init, logits, sampler), tx)
+  window = 0 if m.place == 'none' else m.length
+  return language_model.build(config, language_model.Network(
+      init, logits, sampler, window=window), tx)
+
+
+def _differences(length):
+  """Sizes of the first layer's tables; the paper has none.
+
+  Of pitch: any two of a chorale, both ways. Of time: the sixteenths of a crop,
+  both ways; the half of what would be ahead is never used.
+  """
+  pitches, steps = chorales.HIGH - chorales.LOW, length // chorales.VOICES
+  return 2 * pitches + 1, 2 * steps + 1
 
 
 def _check(m):
@@ -123,6 +126,13 @@ def _check(m):
       not (m.voice or m.pitch_and_time) or m.tokens == 'chorales',
       f'model.tokens={m.tokens!r} with model.voice or model.pitch_and_time',
       'these for chorales only')
+  errors.require(
+      not m.fused or not (m.distances or m.pitch_and_time or m.local),
+      'model.fused with model.distances, model.pitch_and_time or model.local',
+      'one or the other: that kernel has no tables')
+  errors.require(not m.fused or m.attention_width == m.width,
+                 f'model.fused with model.attention_width={m.attention_width}',
+                 f'model.width={m.width}')
   errors.require(not m.voice or m.place == 'concatenated',
                  f'model.voice with model.place={m.place!r}',
                  "model.place='concatenated'")

@@ -1,3 +1,4 @@
+import importlib
 import itertools
 import math
 
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common import config as config_lib
 from common.nn import attention
 
 B, L, H, D, E = 2, 13, 3, 4, 5
@@ -155,16 +157,22 @@ def test_the_gradient_of_blocks_is_that_of_the_whole():
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def sizes(jaxpr):
+def outputs(jaxpr):
+  """(name of the operation, what comes out) of all that is computed."""
   for eqn in jaxpr.eqns:
     for out in eqn.outvars:
-      yield math.prod(out.aval.shape)
+      yield eqn.primitive.name, out.aval
     for value in eqn.params.values():
       for inner in value if isinstance(value, (tuple, list)) else [value]:
         if hasattr(inner, 'jaxpr'):
           inner = inner.jaxpr
         if hasattr(inner, 'eqns'):
-          yield from sizes(inner)
+          yield from outputs(inner)
+
+
+def largest(fn, *args):
+  return max(math.prod(x.shape)
+             for _, x in outputs(jax.make_jaxpr(fn)(*args).jaxpr))
 
 
 @pytest.mark.parametrize('block', [0, 256])
@@ -172,11 +180,30 @@ def test_nothing_is_as_large_as_all_pairs_of_vectors(block):
   length, heads, width = 2048, 8, 64
   q = jax.ShapeDtypeStruct((1, length, heads, width), jnp.float32)
   table = jax.ShapeDtypeStruct((heads, length, width), jnp.float32)
-  found = max(sizes(jax.make_jaxpr(jax.grad(
+  found = largest(jax.grad(
       lambda q, t: attention.causal(q, q, q, table=t, block=block).sum(),
-      argnums=(0, 1)))(q, table).jaxpr))
+      argnums=(0, 1)), q, table)
   # The skewed logits have a column more than the logits.
   assert found == heads * (block or length) * (length + 1)
+
+
+@pytest.mark.parametrize('name', [
+    'music_transformer_jsb', 'music_transformer_maestro',
+    'melody_transformer_maestro'])
+def test_models_of_the_papers_sizes_have_no_array_of_all_pairs(name):
+  """A step of training one row: not even the logits, one a head and pair."""
+  config = config_lib.load(name)
+  config.batch_size = 1
+  module = importlib.import_module(config.module)
+  model, length = module.build(config), config.model.length
+  batch = {'tokens': jax.ShapeDtypeStruct((1, length), jnp.int32),
+           'mask': jax.ShapeDtypeStruct((1,), jnp.float32)}
+  if name.startswith('melody'):
+    batch['melody'] = jax.ShapeDtypeStruct((1, 316), jnp.int32)
+  state = jax.eval_shape(model.init, jax.random.key(0), batch)
+  found = largest(lambda *args: model.train_step(*args, 0),
+                  state, batch, jax.random.key(0))
+  assert found < config.model.heads * length**2
 
 
 def test_dropout_is_of_the_weights_and_keeps_their_mean():
@@ -246,8 +273,13 @@ def test_weights_of_another_sequence_are_dropped_too():
 
 def test_bfloat16_inputs_have_float32_weights():
   q, k, v = (x.astype(jnp.bfloat16) for x in inputs())
-  got = attention.causal(q, k, v, table=draw(H, L, D).astype(jnp.bfloat16))
+  table = draw(H, L, D).astype(jnp.bfloat16)
+  attend = lambda *args: attention.causal(*args, table=table)
+  got = attend(q, k, v)
   assert got.dtype == jnp.bfloat16
+  logits = {x.dtype for name, x in outputs(
+      jax.make_jaxpr(attend)(q, k, v).jaxpr) if name in ('exp', 'div')}
+  assert logits == {jnp.dtype(jnp.float32)}
   np.testing.assert_allclose(got.astype(np.float32), naive(
       *inputs(), table=draw(H, L, D)), atol=0.1)
 
@@ -341,8 +373,8 @@ def test_sparse_logits_are_few(kind, columns, keys):
   length, heads, width = 4096, 2, 16
   sparse = attention.Sparse(kind, 64, columns)
   q = jax.ShapeDtypeStruct((1, length, heads, width), jnp.float32)
-  found = max(sizes(jax.make_jaxpr(jax.grad(
-      lambda q: attention.sparse_causal(q, q, q, sparse).sum()))(q).jaxpr))
+  found = largest(jax.grad(
+      lambda q: attention.sparse_causal(q, q, q, sparse).sum()), q)
   assert found == heads * length * keys
   assert found < heads * length**2 / 6
 

@@ -81,7 +81,7 @@ def test_rows_of_the_table_have_their_parameters(label, count):
 
 
 @pytest.mark.parametrize('label, changes', [
-    ('baseline', {}), ('concatenated_voice', {}), ('clip', {}),
+    ('baseline', {}), ('concatenated_voice', {}), ('clip', {}), ('fused', {}),
     ('transpose_3', {}), ('transpose_3', {'layers': 1})])
 def test_the_best_tokens_are_those_of_the_uncached_network(label, changes):
   """So that no token is predicted from itself, or from what follows."""
@@ -163,7 +163,7 @@ def test_places_that_no_piece_reaches_have_no_likelihood():
   assert [k for k in metrics if 'from' in k] == ['eval/nll_from_0']
 
 
-@pytest.mark.parametrize('label', ['relative', 'local'])
+@pytest.mark.parametrize('label', ['relative', 'local', 'relative_only'])
 def test_samples_longer_than_the_window_begin_as_short_ones(label):
   config, model, state = ablation(label, block=8)
   draw = lambda **kwargs: np.asarray(model.sample(
@@ -174,15 +174,63 @@ def test_samples_longer_than_the_window_begin_as_short_ones(label):
   np.testing.assert_array_equal(long[:, :32], short)
 
 
-@pytest.mark.parametrize('label', ['base', 'local'])
-def test_one_beam_is_greedy_and_more_are_scored_as_the_network_does(label):
+@pytest.mark.parametrize('label', ['concatenated', 'relative', 'learned'])
+def test_beyond_the_window_its_second_half_is_read_again(label):
+  """The likelihood of what is drawn is that in windows seen by themselves."""
+  config, model, state = ablation(label)
+  state = without_padding(state)
+  drawn = model.sample(state, music_transformer.prompt(
+      config, 2, tokens=88), jax.random.key(1))
+  tokens = np.asarray(drawn['tokens'])
+  assert len(np.unique(tokens[:, 32:])) > 4
+  total = count = 0.0
+  for begin in range(0, 80, 16):  # Of windows of 32; the last is cut.
+    row = jnp.pad(tokens[:, begin:begin + 32], (
+        (0, 0), (0, max(0, begin + 32 - 88))))
+    new = jnp.arange(32) >= (16 if begin else 0)
+    got = jax.jit(model.eval_step)(state, {
+        'tokens': row, 'mask': jnp.ones(2), 'index': jnp.arange(2),
+        'counts': jnp.tile(new.astype(jnp.float32), (2, 1))}, jax.random.key(0))
+    total, count = (total + got['nll'].total, count + got['nll'].weight)
+  assert count == 2 * 88
+  # The network alone leaves padding, which is forbidden, a little.
+  np.testing.assert_allclose(-drawn['score'].mean(), total / count, rtol=1e-3)
+
+
+def test_beyond_the_window_draws_are_new_and_primers_kept():
+  config, model, state = small('maestro')
+  batch = music_transformer.prompt(config, 2, tokens=96)
+  batch['primer'][:, 40:60] = kept = pieces.make(config).encode(
+      synthetic.performance('train', 0))[:20]
+  draw = lambda n: np.asarray(model.sample(
+      state, batch, jax.random.key(n))['tokens'])
+  tokens = draw(0)
+  np.testing.assert_array_equal(tokens[:, 40:60], np.tile(kept, (2, 1)))
+  np.testing.assert_array_equal(draw(0), tokens)
+  assert (draw(1)[:, 60:] != tokens[:, 60:]).mean() > 0.5
+  free = tokens[:, 60:]  # After a primer that took no notice of the grammar.
+  good = grammar.accepts(pieces.make(config).grammar, tokens)
+  assert good[:, :40].all() and good[:, 60:].all() and free.shape == (2, 36)
+
+
+def test_a_beam_search_stays_within_the_window():
+  config, model, state = small()
+  with pytest.raises(errors.UserError, match=r'beams=2 for 36 tokens .*32'):
+    model.sample(state, music_transformer.prompt(config, 1, tokens=36, beams=2),
+                 jax.random.key(0))
+
+
+@pytest.mark.parametrize('label, length', [
+    ('base', 32), ('local', 32), ('relative_only', 40)])
+def test_one_beam_is_greedy_and_more_are_scored_as_the_network_does(
+    label, length):
   config, model, state = (
       small(block=8) if label == 'base' else ablation(label, block=8))
   state = without_padding(state)
   sample = lambda **kwargs: model.sample(
       state, music_transformer.prompt(config, 1, **kwargs), jax.random.key(1))
-  greedy = sample(temperature=0.0, tokens=40)  # Past the window.
-  one = sample(beams=1, tokens=40)
+  greedy = sample(temperature=0.0, tokens=length)
+  one = sample(beams=1, tokens=length)
   np.testing.assert_array_equal(one['tokens'], greedy['tokens'])
   np.testing.assert_allclose(one['score'], greedy['score'], rtol=1e-5)
   found = sample(beams=8)
@@ -191,13 +239,6 @@ def test_one_beam_is_greedy_and_more_are_scored_as_the_network_does(label):
   rows = {**generate.empty(1), 'tokens': found['tokens']}
   nll = jax.jit(model.eval_step)(state, rows, jax.random.key(0))['nll']
   np.testing.assert_allclose(-found['score'][0], nll.compute(), rtol=1e-3)
-
-
-def test_learned_places_end_somewhere():
-  config, model, state = ablation('learned')
-  with pytest.raises(errors.UserError, match='has 32 places, a sample of 36'):
-    model.sample(state, music_transformer.prompt(config, 1, tokens=36),
-                 jax.random.key(0))
 
 
 def test_performances_come_back_as_notes_under_their_grammar():
@@ -310,6 +351,9 @@ def test_one_batch_can_be_learnt_by_heart():
     ({'tokens': 'events', 'voice': False, 'pitch_and_time': False},
      r"'events' needs model\.low, .*music_transformer_maestro"),
     ({'place': 'sinusoid'}, "model.voice with model.place='sinusoid'"),
+    ({'fused': True}, 'model.fused with model.distances'),
+    ({'fused': True, 'distances': 0, 'pitch_and_time': False,
+      'attention_width': 8}, 'fused with model.attention_width=8 .*width=16'),
     ({'heads': 0}, 'heads=0 .*1 or more'),
     ({'layers': -1}, 'layers=-1 .*1 or more'),
     ({'width': 0}, 'model.width=0 .*1 or more'),
