@@ -63,7 +63,8 @@ def get_config(size: str = 'paper'):
   c.model.voice = True
   c.model.pitch_and_time = True
   c.model.rotary = False
-  c.model.fused = False  # The device's kernel: without tables only.
+  # The device's kernel: without tables, and with queries as wide as values.
+  c.model.fused = False
   c.model.dropout = 0.1
   c.model.learning_rate = 2.0  # As tensor2tensor counts: common/optim.py.
   c.model.warmup = 2000

@@ -52,7 +52,8 @@ def get_config(size: str = 'paper'):
   c.model.voice = False
   c.model.pitch_and_time = False
   c.model.rotary = False
-  c.model.fused = False  # The device's kernel: without tables only.
+  # The device's kernel: without tables, and with queries as wide as values.
+  c.model.fused = False
   c.model.dropout = 0.1
   c.model.learning_rate = 2.0  # As tensor2tensor counts: common/optim.py.
   c.model.warmup = 8000
@@ -106,9 +107,6 @@ def ablations() -> dict[str, dict]:
       'learned': {**absolute, 'model.place': 'learned'},
       'no_positions': {**absolute, 'model.place': 'none'},
       'relative_only': {'model.place': 'none'},
-      # That kernel wants queries as wide as values.
-      'fused': {**absolute, 'model.fused': True, 'model.width': 256,
-                'model.attention_width': 256},
       'clip': {'model.clip': True},
   }
 
