@@ -1,5 +1,6 @@
 """Configs: what they hold, how they are found, stored and compared."""
 
+import ast
 import importlib.util
 import json
 import pathlib
@@ -114,6 +115,29 @@ def read(path: pathlib.Path) -> ml_collections.ConfigDict:
   except (json.JSONDecodeError, ValueError) as e:
     raise errors.UserError(f'{path} is not valid JSON ({e}); restore it, or '
                            'train into a new workdir') from None
+
+
+def change(config, given: list[str]) -> None:
+  """Sets ['model.eval_length=1024']: each to a value of the type it has."""
+  known = flatten(config)
+  for item in given:
+    name, equals, text = item.partition('=')
+    errors.require(equals, item, 'NAME=VALUE')
+    if name not in known:
+      raise errors.UserError(
+          f'{item}: there is no setting {name!r}{errors.suggest(name, known)}')
+    old = known[name]
+    try:
+      value = text if isinstance(old, str) else ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+      value = None
+    if isinstance(old, float) and type(value) is int:
+      value = float(value)
+    if isinstance(old, list) and isinstance(value, tuple):
+      value = list(value)
+    errors.require(type(value) is type(old), item,
+                   f'{type(old).__name__}, such as {old!r}')
+    config.update_from_flattened_dict({name: value})
 
 
 def check_same(stored, given, workdir) -> None:

@@ -14,15 +14,21 @@ much of them is copied from the training set:
 
   python -m common.evaluate --workdir=runs/lstm --generated=100
 
+The same of MIDI files, wherever they are from; each of them is told how much of
+it is copied, and from which piece:
+
+  python -m common.evaluate --workdir=runs/lstm --midi='songs/*.mid'
+
 Of a codec, also its distortion at its bitrate, beside what mu-law samples and
 Griffin-Lim make of as many bits.
 """
 
+import glob
 import json
 
 from absl import flags
 
-from common import app, files, workdir
+from common import app, errors, files, workdir
 
 _WORKDIR = app.define_workdir()
 _DATA_DIR = app.define_data_dir()
@@ -37,6 +43,12 @@ _EMBEDDING = flags.DEFINE_string(
     'embedding', None, "Adds the Frechet audio distance: 'module:function', "
     "(audio [B, N], sample_rate) -> [P, D]; or 'REAL.npz,GENERATED.npz', files "
     'of embeddings [P, D] made elsewhere.')
+_SET = flags.DEFINE_multi_string(
+    'set', [], 'NAME=VALUE: a setting of the config that is to be another here '
+    'than in training, such as model.eval_length=1024.')
+_MIDI = flags.DEFINE_string(
+    'midi', None, "MIDI files to look at in place of --generated samples, as "
+    "in 'songs/*.mid'.")
 _GENERATED = flags.DEFINE_integer(
     'generated', 0, 'Samples to generate: sounds for these (0: as many as the '
     'split has rows), or notes, which are compared with the data.',
@@ -50,7 +62,7 @@ def main(argv):
   from common import evaluation, progress, runs
   from common.data import builders
 
-  run = runs.load(_WORKDIR.value, _STEP.value)
+  run = runs.load(_WORKDIR.value, _STEP.value, _SET.value)
   if _BATCH_SIZE.value:
     run.config.batch_size = _BATCH_SIZE.value
   split = _SPLIT.value or run.config.data.eval
@@ -64,7 +76,7 @@ def main(argv):
     results['metrics'] |= table(results)
   if hasattr(run.module, 'codec'):
     results['metrics'] |= _rate_distortion(run, source)
-  path = workdir.results_file(_WORKDIR.value, split)
+  path = workdir.results_file(_WORKDIR.value, split, _SET.value)
   # Shown first: a full disk loses no hours of work.
   progress.say('\n'.join(f'{name:24} {value:.6g}'
                          for name, value in metrics.items()))
@@ -127,16 +139,25 @@ def _notes_table(run, source):
   from common.data import builders
   from common.metrics import notes_table
 
-  if not _GENERATED.value:
+  if not _GENERATED.value and not _MIDI.value:
     return None
-  notes_table.check(run)
+  files_ = sorted(glob.glob(_MIDI.value or ''))
+  errors.require(not _MIDI.value or files_, f'--midi={_MIDI.value}',
+                 'a pattern of files that are there')
+  errors.require(not (_MIDI.value and _GENERATED.value),
+                 '--midi with --generated', 'one or the other')
+  notes_table.check(run, draws=not files_)
   train = builders.open_split(
       run.config.data.name, run.config.data.train, _DATA_DIR.value)
 
   def measure(results) -> dict[str, float]:
-    rows, copied, counts = notes_table.measure(
-        run, source, train, _GENERATED.value)
+    rows, copied, counts, found = notes_table.measure(
+        run, source, train,
+        notes_table.of_files(files_, run.config.data) if files_
+        else notes_table.generate(run, source, _GENERATED.value))
     progress.say(notes_table.text(rows, copied, counts))
+    if files_:
+      progress.say(notes_table.of_each(found, files_, train))
     results['notes'] = {'pieces': counts, 'rows': rows, 'copies': copied}
     return notes_table.flat(rows, copied)
 

@@ -80,7 +80,7 @@ def main(argv):
                _N_BEST.value), sharding.replicated(run.mesh))
   key = runs.make_key(run.config, run.mesh, 'generate')
   arrays = dict(run.model.sample(
-      run.state, batch, jax.random.fold_in(key, _SEED.value)))
+      runs.gathered(run), batch, jax.random.fold_in(key, _SEED.value)))
   stream = arrays.pop('stream', None)
   if _N_BEST.value > 1 and 'score' not in arrays:
     raise errors.UserError(f'--n_best={_N_BEST.value}: {run.config.module} '

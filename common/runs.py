@@ -12,6 +12,7 @@ import json
 import math
 import pathlib
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -73,13 +74,16 @@ def write_spec(workdir: pathlib.Path, spec) -> None:
       {k: [list(x.shape), str(x.dtype)] for k, x in spec.items()}) + '\n')
 
 
-def load(workdir, step: int | str | None = None) -> Run:
+def load(workdir, step: int | str | None = None,
+         changes: Sequence[str] = ()) -> Run:
   """Opens a finished or interrupted run, on whatever devices are here.
 
-  `step` is a number, or 'best'; None for the newest.
+  `step` is a number, or 'best'; None for the newest. `changes` are settings
+  that are not as in training: ['model.eval_length=1024'].
   """
   workdir = pathlib.Path(workdir)
   config = config_lib.read(workdir / 'config.json')
+  config_lib.change(config, changes)
   module, model = build(config)
   mesh = sharding.make_mesh(
       fsdp=math.gcd(config.mesh.fsdp, jax.device_count()))

@@ -29,13 +29,15 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
   module, model = runs.build(config)
   mesh = sharding.make_mesh(**config.mesh)
   for i in range(len(model.stages)):
-    sharding.check_rows('batch_size', _rows(config, model, i), mesh)
+    own = f' of stage {i}' * (model.stages[i].batch_size is not None)
+    sharding.check_rows(f'batch_size{own}', _rows(config, model, i), mesh)
   source, held_out = (
       builders.open_split(config.data.name, split, data_dir)
       for split in (config.data.train, config.data.eval))
+  _check_rate(config, source)
+  first = _first(config, module, model, source)
   _claim(workdir, config)
 
-  first = next(_Stream(config, module, model, source, 0, workers=0))
   spec = runs.spec_of(first, _rows(config, model, 0))
   runs.write_spec(workdir, spec)
   key = runs.make_key(config, mesh, 'train')
@@ -116,6 +118,31 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
         f'; stopped early: {config.checkpoint.patience} evaluations were no '
         'better'))
   return state
+
+
+def _check_rate(config, source):
+  """A data set that knows its rate has to have the config's."""
+  info = getattr(source, 'dataset_info', None)
+  stored = info and (info.metadata or {}).get('sample_rate')
+  wanted = config.data.get('sample_rate')
+  if stored and wanted and stored != wanted:
+    raise errors.UserError(
+        f'data.name={config.data.name!r} is at {stored} Hz; prepare it at '
+        f'data.sample_rate={wanted}, or set that')
+
+
+def _first(config, module, model, source):
+  """A batch, whose shapes are those of all."""
+  try:
+    return next(_Stream(config, module, model, source, 0, workers=0))
+  except KeyError as e:
+    info, name = getattr(source, 'dataset_info', None), e.args[0]
+    if info is None or name in info.features:
+      raise
+    raise errors.UserError(
+        f'data.name={config.data.name!r} has no {name!r}, which '
+        f'{config.module} is made for; it has '
+        f'{", ".join(sorted(info.features))}') from None
 
 
 def jit_step(model, mesh, shardings):

@@ -60,8 +60,10 @@ def read(path) -> Workdir:
   return Workdir(path, config, curves, found, _samples(path), tuple(notes))
 
 
-def results_file(path, split: str) -> pathlib.Path:
-  return pathlib.Path(path) / f'results_{split}.json'
+def results_file(path, split: str, changes=()) -> pathlib.Path:
+  """Of a split, evaluated with settings that are not those of training."""
+  name = re.sub(r'[^\w.=,-]+', '-', ','.join([split, *changes]))
+  return pathlib.Path(path) / f'results_{name}.json'
 
 
 def results(path, split: str) -> dict | None:

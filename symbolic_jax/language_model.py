@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from common import errors, optim, sampling
+from common import errors, optim, progress, sampling
 from common import model as model_lib
 from symbolic_jax import pieces
 
@@ -160,8 +160,11 @@ def conditions(config, count: int, wanted: int, *, primer: str, primer_s: float,
       music = kind.primer(primer, primer_s)
     room = wanted - len(given)
     if not primer_s:
-      most = min(wanted // 2, room - 1)
-      music = music[:kind.group * (most // kind.group)]
+      most = kind.group * (min(wanted // 2, room - 1) // kind.group)
+      if len(music) > most:
+        progress.say(f'primer={primer}: its first {most} of {len(music)} '
+                     'tokens; primer_s= says how much')
+      music = music[:most]
     errors.require(
         len(music) < room, f'primer_s={primer_s} ({len(music)} tokens)',
         f'fewer than the {room} tokens that a sample has for it, or primer_s=0'

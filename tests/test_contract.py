@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common import config as config_lib
-from common import evaluation, generate, midi, runs, sharding, trainer
+from common import errors, evaluation, generate, midi, runs, sharding, trainer
 from common.data import builders, pipeline
 
 NAMES = config_lib.names()
@@ -190,3 +190,15 @@ def test_the_work_of_a_step_is_split_over_the_devices(name, run):
 
   # A quarter, and the optimiser's share, which every device does.
   assert flops(-1) < 0.35 * flops(1)
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'data.name': 'synthetic_chorales/tiny'}, "has no 'audio', which "
+     'gansynth_jax.wavegan is made for; it has id, voices'),
+    ({'data.sample_rate': 22050}, 'is at 16000 Hz; prepare it at '
+     'data.sample_rate=22050')])
+def test_data_of_another_kind_or_rate_are_refused(
+    changes, message, data_dir, tmp_path):
+  with pytest.raises(errors.UserError, match=message):
+    trainer.fit(tiny('wavegan_sc09', **changes), tmp_path, data_dir)
+  assert not list(tmp_path.iterdir())

@@ -2,10 +2,11 @@
 
 Three sets are looked at: a crop of each piece of the training split (of the
 first thousand), one of each piece of the evaluation split, and generated
-pieces. A crop is as long as what the model generates. Two rows come out:
-`generated`, compared with the evaluation split, and, for scale, `real`: the
-evaluation split, compared with the training split. Copies are looked for, in
-any key, in all of every training piece.
+pieces, drawn from a model or read from MIDI files. A crop is as long as what
+the model generates. Two rows come out: `generated`, compared with the
+evaluation split, and, for scale, `real`: the evaluation split, compared with
+the training split. Copies are looked for, in any key, in all of every training
+piece.
 
 Metrics are those of common/metrics/symbolic.py. Of several tracks those of
 pitch and time are of all together, those of bars are means over the tracks.
@@ -17,6 +18,7 @@ Shapes: T steps, K tracks, P pieces, N notes.
 
 import collections
 import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -56,9 +58,10 @@ class Score(NamedTuple):
   step_s: float
 
 
-def check(run) -> None:
-  """Refuses models that make no notes."""
-  if run.model.sample is None or not hasattr(run.module, 'music'):
+def check(run, draws: bool = True) -> None:
+  """Refuses models that make no notes, or cannot draw them."""
+  can = run.model.sample or not draws
+  if not can or not hasattr(run.module, 'music'):
     raise errors.UserError(
         f'{run.config.module} makes no notes to compare with the data; for '
         'sounds --generated goes with --classifier or --embedding')
@@ -119,21 +122,48 @@ def copies(found: overlap.Copies, pieces: slice) -> dict[str, float]:
   return out
 
 
-def measure(run, held_out, train, count: int
-            ) -> tuple[dict[str, dict], dict[str, dict[str, float]], dict]:
+def of_files(paths: list[str], data) -> Iterator[dict[str, np.ndarray]]:
+  """{'notes'} of MIDI files; on the grid of the data's beats if it has one."""
+  for path in paths:
+    notes = (midi.read_steady(path) if 'step_s' in data
+             else midi.sustained(midi.load(path)))
+    errors.require(len(notes) > 1, f'{path} with {len(notes)} notes',
+                   'a file of two or more')
+    yield {'notes': notes}
+
+
+def of_each(found: overlap.Copies, names: list[str], train) -> str:
+  """For a person: how much of the last pieces is copied, and from where."""
+  width, lines = max(map(len, names)), []
+  for name, share, runs_, where in zip(
+      names, found.share(COPIED)[-len(names):], found.runs[-len(names):],
+      found.pieces[-len(names):], strict=True):
+    most = int(runs_.max(initial=0))
+    told = f'{name:{width}}  {share:6.3f} of the {COPIED}-grams copied'
+    if most:
+      piece = int(where[runs_.argmax()])
+      ident = train[piece].get('id', piece)
+      ident = ident.decode() if isinstance(ident, bytes) else ident
+      told += f', at most {most} notes (training piece {piece}: {ident})'
+    lines.append(told)
+  return '\n'.join(lines)
+
+
+def measure(run, held_out, train, made
+            ) -> tuple[dict[str, dict], dict[str, dict[str, float]], dict,
+                       overlap.Copies]:
   """Rows 'real' and 'generated' of metrics and of copies, and their sizes.
 
   Args:
     run: of a model whose file exports `music`.
     held_out, train: the splits.
-    count: pieces to generate.
+    made: {'roll' or 'notes'} of each piece: `generate` or `of_files`.
   """
-  check(run)
   music, data = run.module.music(run.config), run.config.data
   crop = lambda source, i: look(
       music(source[i], np.random.default_rng(i)), data)
   real = [crop(held_out, i) for i in range(len(held_out))]
-  made = [look(one, data) for one in _generate(run, held_out, count)]
+  made = [look(one, data) for one in made]
   learnt = [crop(train, i) for i in range(min(len(train), _MOST))]
   found = overlap.find(
       [p.symbols for p in (*real, *made)],
@@ -144,7 +174,7 @@ def measure(run, held_out, train, count: int
   }, {
       'real': copies(found, slice(len(real))),
       'generated': copies(found, slice(len(real), None)),
-  }, {'train': len(train), 'real': len(real), 'generated': len(made)}
+  }, {'train': len(train), 'real': len(real), 'generated': len(made)}, found
 
 
 def text(rows, copied, counts) -> str:
@@ -220,8 +250,9 @@ def _of_bars(score):
           **{k: float(np.mean(v)) if v else np.nan for k, v in known.items()}}
 
 
-def _generate(run, source, count):
+def generate(run, source, count: int) -> Iterator[dict[str, np.ndarray]]:
   """{'roll' or 'notes'} of so many pieces, under the split's conditions."""
+  check(run)
   key = runs.make_key(run.config, run.mesh, 'sample')
   everywhere = sharding.replicated(run.mesh)
   state = runs.gathered(run)

@@ -61,3 +61,24 @@ def test_a_config_is_replaced_at_once(tmp_path, monkeypatch):
   with pytest.raises(ZeroDivisionError):
     config.write(config.default(), path)
   assert path.read_text() == before
+
+
+def test_settings_are_changed_to_values_of_their_type():
+  c = config.default()
+  c.model.update(rate=0.5, sizes=[1, 2], plain=False)
+  config.change(c, ['steps=7', 'model.rate=2', 'model.sizes=(3, 4, 5)',
+                    'data.name=a/b=c', 'model.plain=True'])
+  flat = config.flatten(c)
+  assert (flat['steps'], flat['model.rate'], flat['model.sizes'],
+          flat['data.name'], flat['model.plain']) == (
+              7, 2.0, [3, 4, 5], 'a/b=c', True)
+
+
+@pytest.mark.parametrize('given, message', [
+    ('steps', 'steps does not work; use NAME=VALUE'),
+    ('step=7', "no setting 'step'; did you mean 'steps'"),
+    ('steps=many', 'steps=many does not work; use int, such as 1000'),
+    ('steps=1.5', 'use int'), ('steps=True', 'use int')])
+def test_changes_that_cannot_work_are_one_sentence(given, message):
+  with pytest.raises(errors.UserError, match=message):
+    config.change(config.default(), [given])

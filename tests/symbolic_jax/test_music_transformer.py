@@ -249,12 +249,14 @@ def test_performances_come_back_as_notes_under_their_grammar():
   assert sum(map(len, got['notes'])) > 4
 
 
-def test_a_performance_is_continued_from_a_midi_file(tmp_path):
+def test_a_performance_is_continued_from_a_midi_file(tmp_path, capsys):
   path = tmp_path / 'a.mid'
   path.write_bytes(synthetic.performance('train', 0)['midi'])
   config, model, state = small('maestro')
   batch = music_transformer.prompt(config, 2, primer=str(path))
-  want = pieces.make(config).primer(str(path), 0)[:16]
+  want = pieces.make(config).primer(str(path), 0)
+  assert f'first 16 of {len(want)} tokens; primer_s=' in capsys.readouterr().out
+  want = want[:16]
   got = model.sample(state, batch, jax.random.key(0))
   for row in np.asarray(got['tokens']):
     np.testing.assert_array_equal(row[:16], want)

@@ -133,8 +133,9 @@ def test_copies_are_found_in_all_of_a_piece_and_in_any_key(monkeypatch):
   train, held_out = Source(0, 8), Source(8, 12)
   # Half from the end of training pieces, seven semitones lower; half new.
   voices = np.concatenate([VOICES[:3, 70:] - 7, VOICES[8:11, :30]])
-  rows, copied, counts = notes_table.measure(
-      playing(voices), held_out, train, 6)
+  run = playing(voices)
+  rows, copied, counts, found = notes_table.measure(
+      run, held_out, train, notes_table.generate(run, held_out, 6))
   assert counts == {'train': 8, 'real': 4, 'generated': 6}
   assert copied['real'].pop('longest_copy') < 8
   assert copied['real'] == {'long_copies': 0, 'copied_8': 0}
@@ -144,6 +145,11 @@ def test_copies_are_found_in_all_of_a_piece_and_in_any_key(monkeypatch):
   notes = [len(symbolic.notes_of(chorales.roll(v))) for v in voices[:3]]
   assert copied['generated']['longest_copy'] == pytest.approx(
       max(notes) - 1, abs=8)
+  assert [p[r.argmax()] for p, r in zip(
+      found.pieces[4:7], found.runs[4:7], strict=True)] == [0, 1, 2]
+  told = notes_table.of_each(found, list('abcdef'), train).splitlines()
+  assert len(told) == 6 and told[1].startswith('b   1.000 of the 8-grams')
+  assert told[1].endswith('(training piece 1: 1)') and ' 0.000' in told[3]
   shown = notes_table.text(rows, copied, counts)
   assert 'scale_consistency' in shown and '8-grams copied' in shown
   flat = notes_table.flat(rows, copied)
@@ -171,7 +177,27 @@ def test_models_of_no_notes_are_refused():
       module=types.SimpleNamespace(), model=playing(VOICES).model,
       config=config_lib.load('wavegan_sc09:tiny'))
   with pytest.raises(errors.UserError, match='wavegan makes no notes'):
-    notes_table.measure(run, None, None, 4)
+    notes_table.check(run, draws=False)
+
+
+def test_midi_files_are_looked_at_as_samples_are(tmp_path):
+  """What a model plays, written and read again, measures the same."""
+  train, held_out = Source(0, 8), Source(8, 12)
+  run = playing(VOICES[2:5])
+  for i, piece in enumerate(notes_table.generate(run, held_out, 3)):
+    midi.write(tmp_path / f'{i}.mid', midi.from_roll(
+        piece['roll'], run.config.data.step_s, run.config.data.programs))
+  paths = sorted(map(str, tmp_path.glob('*.mid')))
+  measure = lambda made: notes_table.measure(run, held_out, train, made)
+  drawn = measure(notes_table.generate(run, held_out, 3))
+  read = measure(notes_table.of_files(paths, run.config.data))
+  assert read[1:3] == drawn[1:3]
+  for name, cell in read[0]['generated'].items():  # All but those of bars.
+    assert cell == pytest.approx(drawn[0]['generated'][name]), name
+  assert {'pitch_entropy', 'polyphony'} <= read[0]['generated'].keys()
+  midi.write(tmp_path / 'empty.mid', np.zeros(0, midi.NOTE))
+  with pytest.raises(errors.UserError, match=r'empty\.mid with 0 notes'):
+    list(notes_table.of_files([str(tmp_path / 'empty.mid')], run.config.data))
 
 
 @pytest.mark.parametrize('name', ['lstm_jsb', 'music_transformer_maestro'])
@@ -180,10 +206,11 @@ def test_evaluate_compares_generated_notes(
   config = config_lib.load(f'{name}:tiny')
   config.num_samples = 0
   trainer.fit(config, tmp_path, data_dir)
-  done = subprocess.run(
+  evaluate = lambda *args: subprocess.run(
       [sys.executable, '-m', 'common.evaluate', f'--workdir={tmp_path}',
-       f'--data_dir={data_dir}', '--generated=5'],
+       f'--data_dir={data_dir}', *args],
       env=environment, capture_output=True, text=True)
+  done = evaluate('--generated=5')
   assert done.returncode == 0, done.stderr
   results = json.loads((tmp_path / 'results_valid.json').read_text())
   valid, train = (len(builders.open_split(config.data.name, split, data_dir))
@@ -196,3 +223,18 @@ def test_evaluate_compares_generated_notes(
   assert ('generated/used_pitch_classes' in metrics) == (name == 'lstm_jsb')
   assert all(np.isfinite(v) for v in metrics.values())
   assert 'pitch_class_entropy' in done.stdout
+  if name == 'lstm_jsb':
+    return
+  (tmp_path / 'a.mid').write_bytes(
+      builders.open_split(config.data.name, 'train', data_dir)[1]['midi'])
+  done = evaluate(f'--midi={tmp_path}/*.mid', '--set=model.eval_length=48')
+  assert done.returncode == 0, done.stderr
+  assert '(training piece 1: ' in done.stdout
+  results = json.loads((
+      tmp_path / 'results_valid,model.eval_length=48.json').read_text())
+  # Times are rounded apart: those of the piece, by its tokens.
+  assert results['metrics']['generated/copied_8'] > 0.9
+  assert 'eval/nll_from_32' in results['metrics']
+  done = evaluate('--set=model.eval_lenght=48')
+  assert done.returncode == 2 and "did you mean 'model.eval_length'" in (
+      done.stderr)
