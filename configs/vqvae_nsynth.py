@@ -7,10 +7,13 @@ common.prepare`. The size 'small' is for 63 recorded notes in NSynth's layout
 (nsynth/full with a --data_dir of its own); 'tiny' needs no download: its notes
 are synthetic.
 
-Van den Oord et al. 2017 have it on images and on waveforms; layers, quantiser
-and learning rate are those of Sonnet's example for CIFAR-10, on spectrograms
-of 1024 bins x 128 frames, with two more halvings: 64 x 8 codes, 1.15 kbit/s.
-The paper's number (CIFAR-10, 4.67 bits per dimension) is of another task.
+Van den Oord et al. 2017 have it on images and on waveforms; layers and learning
+rate are those of Sonnet's example for CIFAR-10, on spectrograms of 1024 bins x
+128 frames, with two more halvings: 64 x 8 codes, 1.15 kbit/s. The quantiser is
+Jukebox's: first codes from the data, and restarts. Sonnet's averages are the
+ablation 'sonnet'; with gradients, as in the paper and as the example is set,
+'gradient'. The paper's number (CIFAR-10, 4.67 bits per dimension) is of another
+task.
 """
 
 from common import config as config_lib
@@ -32,7 +35,8 @@ def get_config(size: str = 'paper'):
   c.model.mask_silence = True
   c.model.magnitude_scale = (0.08367, 0.29795)  # As in vqvae2_nsynth.
   c.model.phase_scale = (1.0, 0.0)
-  c.model.variance = 1.0  # That the square error is divided by.
+  # That the square error is divided by. Sonnet: that of the training data.
+  c.model.variance = 1.0
   c.model.channels = (32, 64, 96, 128)  # After each halving.
   c.model.width = 128
   c.model.residuals = 2

@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 from common import errors
-from common.model import Mean, Model, TrainState, row_keys
+from common.model import Mean, Model, TrainState
 from vqvae_jax import clip_range, pictures
 from vqvae_jax import spectrogram_nets as nets
 
@@ -125,13 +125,14 @@ class Gaussian:
 # ---------------------------------------------------------------- model
 
 
-def frequency_weights(bins: int, sample_rate: int, peak: float, flat_hz: float
+def frequency_weights(n_fft: int, sample_rate: int, peak: float, flat_hz: float
                       ) -> np.ndarray:
-  """[bins]: from `peak` at 0 Hz in a line to 1 at `flat_hz`, then 1.
+  """[n_fft // 2 + 1]: in a line from `peak` at 0 Hz to 1 at `flat_hz`, then 1.
 
   As released: the line ends with the last bin that is below.
   """
-  below = math.ceil(flat_hz * 2 * bins / sample_rate)
+  bins = n_fft // 2 + 1
+  below = math.ceil(flat_hz * n_fft / sample_rate)
   line = np.linspace(peak, 1.0, min(below, bins), dtype=np.float32)
   return np.pad(line, (0, bins - len(line)), constant_values=1.0)
 
@@ -156,29 +157,20 @@ def build(config) -> Model:
   decoder = Decoder(up, c.hidden, channels, norm, pictures.labels(config),
                     c.label_width, dtype)
   tx = optax.adam(c.learning_rate, b1=0.5)
-  weights = jnp.array(
-      frequency_weights(bins, config.data.sample_rate, c.weight_peak,
-                        c.weight_flat_hz)
-      if c.representation in _BINS else np.ones(bins, np.float32))
+  weights = np.ones(bins, np.float32)
+  if c.representation in _BINS:
+    # The network may not see the last bin, or see some of silence.
+    line = frequency_weights(2 * (scaled.bins - 1), config.data.sample_rate,
+                             c.weight_peak, c.weight_flat_hz)[:bins]
+    weights[:len(line)] = line
 
   def errors_of(guess, picture):  # [B]: what is trained, and without weights.
     square = (guess - picture) ** 2
     return ((square * weights[None, None, :, None]).mean((1, 2, 3)),
             square.mean((1, 2, 3)))
 
-  def run(net, params, stats, *inputs):  # In training: (output, new stats).
-    return net.apply({'params': params, **stats}, *inputs, True,
-                     mutable=['batch_stats'])
-
-  def encode(state, picture):
-    return encoder.apply(
-        {'params': state.params['encoder'], **state.vars['encoder']}, picture,
-        False)
-
-  def decode(state, batch, z):
-    return decoder.apply(
-        {'params': state.params['decoder'], **state.vars['decoder']}, z, batch,
-        False)
+  encode = functools.partial(nets.infer, encoder, 'encoder')
+  decode = functools.partial(nets.infer, decoder, 'decoder')
 
   def init(key, batch):
     del batch  # The config has all the shapes.
@@ -197,8 +189,9 @@ def build(config) -> Model:
     picture, span = scaled.encode(batch['audio'])
 
     def loss_fn(params):
-      z, e = run(encoder, params['encoder'], state.vars['encoder'], picture)
-      guess, d = run(
+      z, e = nets.run(
+          encoder, params['encoder'], state.vars['encoder'], picture)
+      guess, d = nets.run(
           decoder, params['decoder'], state.vars['decoder'], z, batch)
       loss, mse = (x.mean() for x in errors_of(guess, picture))
       return loss, ({'loss/weighted': loss, 'loss/mse': mse}, z, e, d)
@@ -216,7 +209,7 @@ def build(config) -> Model:
   def eval_step(state, batch, key):
     del key  # Nothing is random.
     picture, span = scaled.encode(batch['audio'])
-    guess = decode(state, batch, encode(state, picture))
+    guess = decode(state, encode(state, picture), batch)
     weighted, mse = errors_of(guess, picture)
     return {'weighted': Mean.of(weighted, batch['mask']),
             'mse': Mean.of(mse, batch['mask']),
@@ -225,18 +218,20 @@ def build(config) -> Model:
 
   @jax.jit
   def sample(state, batch, key):
-    """The batch's audio, reconstructed; or sounds of the density."""
+    """The batch's audio, reconstructed; or sounds of the density.
+
+    Only these are drawn: the temperature says nothing of the others.
+    """
     rows = len(batch['index'])
     if 'audio' in batch:
       picture, span = scaled.encode(batch['audio'])
       z = encode(state, picture)
     else:
-      one = lambda k: jax.random.normal(k, (size,))
-      noise = jax.vmap(one)(row_keys(key, batch['index']))
+      noise = nets.noise(key, batch['index'], size)
       noise *= batch['temperature'][:, None]
       z = state.vars['density'].draw(noise).reshape(rows, *inner)
       span = clip_range.for_rows(state.vars['range'], rows)
-    return {'audio': scaled.decode(decode(state, batch, z), span)}
+    return {'audio': scaled.decode(decode(state, z, batch), span)}
 
   return Model(init=init, train_step=train_step, eval_step=eval_step,
                sample=sample)
@@ -258,9 +253,7 @@ def _layers(config):
                              'or more')
     out.append(tuple(nets.Layer(n, k, (t, f)) for n, k, t, f in zip(
         *(c[name] for name in names), strict=True)))
-  for name in ('latent_size', 'hidden', 'label_width'):
-    if c[name] < 1:
-      raise errors.UserError(f'model.{name}={c[name]} is below 1')
+  errors.at_least(c, latent_size=1, hidden=1, label_width=1)
   for name in ('fit_decay', 'norm_momentum'):
     if not 0 <= c[name] < 1:
       raise errors.UserError(f'model.{name}={c[name]} is not from 0 to below 1')

@@ -67,6 +67,7 @@ class Pictures(NamedTuple):
   # Linear [B, T, F], of a picture: before a phase is found.
   magnitude: Callable[[jax.Array, Range], jax.Array]
   hop: int
+  bins: int  # Of the representation: the network's may be fewer, or more.
 
 
 def make(config, factors: tuple[int, int]) -> Pictures:
@@ -125,7 +126,7 @@ def make(config, factors: tuple[int, int]) -> Pictures:
     y = jnp.pad(y, ((0, 0), (0, 0), (0, bins - kept), (0, 0)), mode='edge')
     return rep.decode(y).clip(-1.0, 1.0)
 
-  return Pictures((*size, channels), encode, decode, magnitude, rep.hop)
+  return Pictures((*size, channels), encode, decode, magnitude, rep.hop, bins)
 
 
 def _nats(decibels):
@@ -184,12 +185,13 @@ def prompt(config, count, *, audio: str = '', temperature: float = 1.0,
 
   audio: a sound file to reconstruct; one that is longer than a clip is cut
     into clips, a row each, until there are as many rows as asked for.
-  temperature: of the latents that are drawn; 0 is their mean.
+  temperature: of the latents that are drawn; 0 is their mean. Of a given sound
+    they are drawn by VAE and VAE-GAN; the autoencoder's are what they are.
   pitch, instrument_family, digit: labels, if the model was trained with them.
     Those of a sound have to be given; else the default is the middle C, or 0.
   """
-  if temperature < 0:
-    raise errors.UserError(f'--prompt=temperature={temperature} is below 0')
+  errors.require(0 <= temperature < math.inf,
+                 f'--prompt=temperature={temperature}', 'a number, 0 or more')
   batch = pictures.prompt(
       config, count, audio, make(config, (1, 1)).hop, pitch=pitch,
       instrument_family=instrument_family, digit=digit)

@@ -19,6 +19,7 @@ knows all the codes of one: a prior over 'bottom' draws 'top' by the prior in
 Shapes: B batch, T time frames, F frequencies, K codes, C channels.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -192,8 +193,10 @@ def build(config) -> Model:
                 for k, x in kept.items() if f'given_{k}' not in batch}
       del batch['audio'], batch['span']
     if m.condition and m.condition not in batch:
+      # Else row 1 would draw by the key of all codes above.
+      key, key_upper = jax.random.split(key)
       batch[m.condition] = _draw_upper(
-        config, batch, state.vars.get('codec'), key)
+          config, batch, state.vars.get('codec'), key_upper)
     given = batch.get(f'given_{m.codes}', jnp.full(
         (len(batch['index']), *shape), NOTHING))
     drawn = draw(state.params['model'], batch, given, key)
@@ -241,8 +244,7 @@ def _draw_upper(config, batch, codec, key):
         f'upstream.top={workdir} learnt codes of another codec, or of another '
         'step of it, than this run; train both on the codes of one')
   of_theirs = {k: x for k, x in batch.items() if k != f'given_{m.codes}'}
-  return run.model.sample(run.state, of_theirs, jax.random.fold_in(key, 1))[
-      'codes']
+  return run.model.sample(run.state, of_theirs, key)['codes']
 
 
 # ---------------------------------------------------------------- upstream
@@ -259,11 +261,13 @@ class Upstream(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def _open(workdir: str, step: int = 0) -> runs.Run:
+  """Its state is whole on every device, without the optimiser."""
   if not (pathlib.Path(workdir) / 'config.json').is_file():
     raise errors.UserError(
         f'upstream workdir {workdir!r} is not the workdir of a run; give the '
         'one of the run that made the codes, or of a prior over codes')
-  return runs.load(workdir, step or None)
+  run = runs.load(workdir, step or None)
+  return dataclasses.replace(run, state=runs.gathered(run))
 
 
 @functools.lru_cache(maxsize=4)
@@ -291,12 +295,10 @@ def _classes(config) -> dict[str, int]:
 def _check(config) -> Upstream | None:
   """One sentence for each setting that cannot work; else the codec."""
   m = config.model
-  least = {'size': 2, 'channels': 2, 'kernel': 3, 'blocks': 1, 'layers': 0,
-           'width': 1, 'output_layers': 0, 'condition_layers': 0,
-           'condition_channels': 1, 'condition_kernel': 1, 'upper_size': 2}
-  for name, bound in least.items():
-    if m[name] < bound:
-      raise errors.UserError(f'model.{name}={m[name]} is below {bound}')
+  errors.at_least(
+      m, size=2, channels=2, kernel=3, blocks=1, layers=0, width=1, heads=1,
+      output_layers=0, condition_layers=0, condition_channels=1,
+      condition_kernel=1, upper_size=2)
   for name in ('kernel', 'condition_kernel'):
     if m[name] % 2 == 0:
       raise errors.UserError(f'model.{name}={m[name]} is even; use '

@@ -1,7 +1,7 @@
 """Jukebox's VQ-VAE (Dhariwal et al. 2020, arXiv 2005.00341, section 3).
 
 Raw audio to codes at three rates and back. What it changes of a hierarchical
-VQ-VAE, each with a setting:
+VQ-VAE, and the setting of each but the last:
 
   model.restart_below  codes that nobody uses move onto vectors of the batch
   model.separate       each level is an autoencoder of its own, so that the
@@ -253,6 +253,11 @@ def largest_residuals(audio, target, count):
 def _check(config):
   """One sentence for each setting that cannot work."""
   c = config.model
+  for name in ('downs', 'widths', 'depths'):
+    errors.require(
+        len(c[name]) and min(c[name]) >= 1, f'model.{name}={tuple(c[name])}',
+        'one number for each level, 1 or more')
+  errors.at_least(c, dilation_growth=1, dilation_cycle=0)
   for name in ('widths', 'depths'):
     if len(c[name]) != len(c.downs):
       raise errors.UserError(
@@ -495,18 +500,40 @@ def segments(config):
 
   What is left at its end is a window with what comes before, or, if it is less
   than half of one, left out; only a short record is filled up with zeros.
+
+  Windows that are longer than the chunks of a recording (common/data/chunks.py)
+  follow each other from chunk to chunk. Each is a row of the chunk in which it
+  begins; some chunks have none. The last window of a recording reaches back as
+  far as its chunk does; zeros fill up what is missing then.
   """
   size = config.model.samples
+  longer = size > chunks.SECONDS * config.data.sample_rate
 
   def fn(example):
-    audio = example['audio']
-    starts = list(range(0, len(audio) - size + 1, size)) or [0]
-    if len(audio) > size and 2 * (len(audio) % size) >= size:
-      starts.append(len(audio) - size)
+    audio, before = example['audio'], 0
+    across = longer and 'following' in example
+    if across:
+      before = int(example['offset'])  # Samples, of the recording.
+    starts = list(range(-before % size, max(len(audio), 1), size))
+    if not starts:
+      return []
+    if across:
+      audio = _read_on(example, starts[-1] + size)
+    left = len(audio) - starts[-1]
+    if left < size and before + starts[-1] > 0:
+      starts[-1:] = [max(0, len(audio) - size)] if 2 * left >= size else []
     return [{'audio': _clip(config, example, audio[s:s + size])}
             for s in starts]
 
   return fn
+
+
+def _read_on(example, length):
+  """`length` samples from the start of a chunk on, or all that there are."""
+  parts = [example['audio']]
+  while sum(map(len, parts)) < length and (example := example['following']()):
+    parts.append(example['audio'])
+  return np.concatenate(parts)[:length]
 
 
 def _clip(config, example, audio):

@@ -199,8 +199,8 @@ def prompt(config, count: int, audio: str, hop: int, **given: int
            ) -> dict[str, Any]:
   """A batch of `count` rows from a sound file and labels.
 
-  Labels that are below 0 are not given. Without a sound it is then the middle
-  C, or the first of the others; those of a sound only the user knows.
+  Labels that are -1 are not given. Without a sound it is then the middle C, or
+  the first of the others; those of a sound only the user knows.
   """
   c, rate = config.model, config.data.sample_rate
   batch = {'index': np.arange(count, dtype=np.int32),
@@ -219,7 +219,7 @@ def prompt(config, count: int, audio: str, hop: int, **given: int
       raise errors.UserError(
           f'--prompt={name}={value}: this model was trained without, '
           f'model.conditions={tuple(c.conditions)}; drop it')
-    if value >= LABELS[name]:
+    if not -1 <= value < LABELS[name]:
       raise errors.UserError(f'--prompt={name}={value} is not one of 0 to '
                              f'{LABELS[name] - 1}')
   for name in c.conditions:

@@ -25,6 +25,7 @@ import numpy as np
 from jax import lax
 
 from common.nn.dropout import Dropout
+from vqvae_jax import spectrogram_nets
 
 ACTIVATIONS = ('concat_elu', 'elu')
 _LOWEST = float(jnp.finfo(jnp.float32).min)
@@ -64,11 +65,9 @@ class Conv(nn.Module):
     """
     height, width = self.kernel
     fan_in = height * width * x.shape[-1]
-    bound = 1.0 / math.sqrt(fan_in)
-    uniform = lambda key, shape: jax.random.uniform(
-        key, shape, minval=-bound, maxval=bound)
-    w = self.param('kernel', uniform, (*self.kernel, x.shape[-1],
-                                       self.features))
+    kernel_init, bias_init = spectrogram_nets.initializers('torch', fan_in)
+    w = self.param('kernel', kernel_init, (
+        *self.kernel, x.shape[-1], self.features), jnp.float32)
     if self.kind == 'causal':
       seen = np.ones(self.kernel, np.float32)
       seen[-1, width // 2 + 1:] = 0.0
@@ -84,7 +83,7 @@ class Conv(nn.Module):
       y = lax.conv_general_dilated(
           x, w, (1, 1), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
     if self.use_bias:
-      bias = self.param('bias', uniform, (self.features,))
+      bias = self.param('bias', bias_init, (self.features,), jnp.float32)
       y += bias.astype(self.dtype).reshape(1, 1, 1, -1)
     return y
 

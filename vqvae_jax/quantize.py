@@ -64,13 +64,18 @@ def nearest(x, codes):
 
 
 def _over_blocks(fn, rows, size):
-  """fn over blocks of positions of [B, T, D]; B stays split over devices."""
-  batch, positions, _ = rows.shape
-  count = -(-batch * positions * size // BLOCK)
-  if count <= 1:
+  """fn over blocks of positions of [B, T, D], each with all of B.
+
+  Where that is too much, as for the vectors of k-means, rows become one.
+  """
+  batch, positions, depth = rows.shape
+  if batch * positions * size <= BLOCK:
     return fn(rows)
-  count = min(count, positions)
-  width = -(-positions // count)
+  if batch > 1 and batch * size > BLOCK:
+    flat = _over_blocks(fn, rows.reshape(1, -1, depth), size)
+    return flat.reshape(batch, positions)
+  width = max(1, BLOCK // (batch * size))
+  count = -(-positions // width)
   padded = jnp.pad(rows, ((0, 0), (0, count * width - positions), (0, 0)))
   blocks = padded.reshape(batch, count, width, -1).swapaxes(0, 1)
   out = jax.lax.map(fn, blocks).swapaxes(0, 1)
@@ -135,6 +140,11 @@ class Averages:
                                ('restart_below', self.restart_below, 0)):
       if value < least:
         raise errors.UserError(f'codebook {name}={value} is below {least}')
+    # The codes before the first step are averages of so many vectors.
+    errors.require(self.first_count in (0.0, 1.0),
+                   f'codebook first_count={self.first_count}', '0 or 1')
+    errors.require(0.0 <= self.smoothing < math.inf,
+                   f'codebook smoothing={self.smoothing}', '0 or more')
     if not 0.0 <= self.decay < 1.0:
       raise errors.UserError(
           f'codebook decay={self.decay} is not in [0, 1); the papers have 0.99')

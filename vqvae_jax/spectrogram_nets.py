@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from common import errors
+from common.model import row_keys
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 INITS = ('torch', 'sonnet')
@@ -137,6 +138,9 @@ class Encoder(nn.Module):
   residuals: int = 2
   inner: int = 32
   relu_skip: bool = False
+  # Sonnet's has a ReLU between its 3 x 3 convolution and the residuals; the
+  # ports of VQ-VAE-2 have none.
+  relu_conv: bool = False
   initial: str = 'torch'
   dtype: Any = None
 
@@ -146,6 +150,7 @@ class Encoder(nn.Module):
     for i, channels in enumerate(self.channels):
       x = nn.relu(Down(channels, **layer, name=f'down{i}')(x))
     x = Conv(self.width, **layer, name='conv')(x)
+    x = nn.relu(x) if self.relu_conv else x
     return Residual(self.residuals, self.inner, self.relu_skip, **layer,
                     name='residual')(x)
 
@@ -183,10 +188,7 @@ def check(config) -> None:
     raise errors.UserError(
         f'model.channels={tuple(c.channels)} is not a list of widths, one for '
         'each halving; for a quarter: (64, 128)')
-  for name, least in (('width', 1), ('inner', 1), ('residuals', 0),
-                      ('label_width', 1)):
-    if c[name] < least:
-      raise errors.UserError(f'model.{name}={c[name]} is below {least}')
+  errors.at_least(c, width=1, inner=1, residuals=0, label_width=1)
 
 
 class Labels(nn.Module):
@@ -274,6 +276,24 @@ def with_labels(net, x, labels):
   return jnp.concatenate([x, found.astype(x.dtype)], -1)
 
 
+def run(net, params, stats, *inputs):
+  """In training, by the batch's own statistics: (output, their new means)."""
+  return net.apply({'params': params, **stats}, *inputs, True,
+                   mutable=['batch_stats'])
+
+
+def infer(net, part, state, *inputs):
+  """By that part of a state, with the means of the statistics in training."""
+  return net.apply({'params': state.params[part], **state.vars[part]}, *inputs,
+                   False)
+
+
+def noise(key, index, size):
+  """N(0, I) [B, size], the same for the same number in `index` [B]."""
+  one = lambda k: jax.random.normal(k, (size,))
+  return jax.vmap(one)(row_keys(key, index))
+
+
 class Transposed(nn.Module):
   """The transpose of a 'SAME' convolution: T and F times the stride."""
 
@@ -302,7 +322,8 @@ def transposed(x, kernel, stride, implementation=None):
   'overlap_add', a product of matrices whose windows are added up, is with its
   gradients 5 to 12 times faster on CPU than 'lax', zeros between the pixels of
   x (3 x 3, stride 2, 16 rows). None means 'overlap_add' on CPU and 'lax'
-  elsewhere, as in common/nn/conv.py.
+  elsewhere, as in common/nn/conv.py. It takes any kernel and stride; `upsample`
+  takes 4 x 4 and stride 2 alone, and has no windows to add up.
   """
   if implementation is None:
     cpu = jax.default_backend() == 'cpu'

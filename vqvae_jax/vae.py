@@ -14,6 +14,7 @@ Shapes: B batch, N samples, T frames, F bins, C channels, Z latent size, V width
 of all labels. Pictures [B, T, F, C] are in [0, 1].
 """
 
+import functools
 import math
 from typing import Any
 
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from common import errors
-from common.model import Mean, Model, TrainState, row_keys
+from common.model import Mean, Model, TrainState
 from vqvae_jax import clip_range, pictures
 from vqvae_jax import spectrogram_nets as nets
 
@@ -103,9 +104,10 @@ def layers_of(config) -> tuple[nets.Layer, ...]:
   if min(min(x) for x in given) < 1 or c.kernel_size < 1:
     raise errors.UserError('model.filters, strides and kernel_size are 1 or '
                            'more')
-  for name in ('latent_size', 'label_width', 'reconstruction_weight'):
-    if c[name] <= 0:
-      raise errors.UserError(f'model.{name}={c[name]} is not above 0')
+  errors.at_least(c, latent_size=1, label_width=1)
+  errors.require(c.reconstruction_weight > 0,
+                 f'model.reconstruction_weight={c.reconstruction_weight}',
+                 'a number above 0')
   if not 0 <= c.norm_momentum < 1:
     raise errors.UserError(f'model.norm_momentum={c.norm_momentum} is not from '
                            '0 to below 1')
@@ -129,19 +131,8 @@ def build(config) -> Model:
   tx = optax.adam(c.learning_rate)
   pixels = math.prod(scaled.shape)
 
-  def run(net, params, stats, *inputs):  # In training: (output, new stats).
-    return net.apply({'params': params, **stats}, *inputs, True,
-                     mutable=['batch_stats'])
-
-  def posterior(state, batch, picture):
-    return encoder.apply(
-        {'params': state.params['encoder'], **state.vars['encoder']}, picture,
-        batch, False)
-
-  def decode(state, batch, z):
-    return decoder.apply(
-        {'params': state.params['decoder'], **state.vars['decoder']}, z, batch,
-        False)
+  posterior = functools.partial(nets.infer, encoder, 'encoder')
+  decode = functools.partial(nets.infer, decoder, 'decoder')
 
   def init(key, batch):
     key_e, key_d = jax.random.split(key)
@@ -158,11 +149,11 @@ def build(config) -> Model:
     picture, span = scaled.encode(batch['audio'])
 
     def loss_fn(params):
-      (mean, log_variance), e = run(
+      (mean, log_variance), e = nets.run(
           encoder, params['encoder'], state.vars['encoder'], picture, batch)
       noise = jax.random.normal(key, mean.shape)
       z = mean + jnp.exp(0.5 * log_variance) * noise
-      guess, d = run(
+      guess, d = nets.run(
           decoder, params['decoder'], state.vars['decoder'], z, batch)
       mse = ((guess - picture) ** 2).mean()
       kl = kl_to_unit_normal(mean, log_variance).mean()
@@ -176,19 +167,16 @@ def build(config) -> Model:
         params=optax.apply_updates(state.params, updates), opt={'model': opt},
         vars={'encoder': e, 'decoder': d, 'range': mean}), metrics
 
-  def draw(key, index):  # [B, Z], the same for the same number.
-    one = lambda k: jax.random.normal(k, (c.latent_size,))
-    return jax.vmap(one)(row_keys(key, index))
-
   def eval_step(state, batch, key):
     """The bound with one draw of the posterior; the picture of its mean."""
     picture, span = scaled.encode(batch['audio'])
-    mean, log_variance = posterior(state, batch, picture)
-    z = mean + jnp.exp(0.5 * log_variance) * draw(key, batch['index'])
-    mse = ((decode(state, batch, z) - picture) ** 2).mean((1, 2, 3))
+    mean, log_variance = posterior(state, picture, batch)
+    noise = nets.noise(key, batch['index'], c.latent_size)
+    z = mean + jnp.exp(0.5 * log_variance) * noise
+    mse = ((decode(state, z, batch) - picture) ** 2).mean((1, 2, 3))
     kl = kl_to_unit_normal(mean, log_variance)
     nll = gaussian_nll(mse, c.reconstruction_weight, pixels)
-    guess = decode(state, batch, mean)
+    guess = decode(state, mean, batch)
     values = {'mse': mse, 'kl': kl, 'nll': nll, 'elbo': -(nll + kl),
               'mse_of_mean': ((guess - picture) ** 2).mean((1, 2, 3))}
     out = {k: Mean.of(v, batch['mask']) for k, v in values.items()}
@@ -198,17 +186,21 @@ def build(config) -> Model:
 
   @jax.jit
   def sample(state, batch, key):
-    """Of the prior, or of the posterior of the batch's audio."""
-    z = draw(key, batch['index'])
+    """Of the prior, or of the posterior of the batch's audio.
+
+    That is its mean for rows of a split (--from_eval), a draw with the asked
+    temperature for a sound of a prompt (--prompt=audio).
+    """
+    z = nets.noise(key, batch['index'], c.latent_size)
     if 'audio' in batch:
       picture, span = scaled.encode(batch['audio'])
-      mean, log_variance = posterior(state, batch, picture)
+      mean, log_variance = posterior(state, picture, batch)
       heat = batch.get('temperature', jnp.zeros(len(z)))[:, None]
       z = mean + heat * jnp.exp(0.5 * log_variance) * z
     else:
       z *= batch['temperature'][:, None]
       span = clip_range.for_rows(state.vars['range'], len(z))
-    return {'audio': scaled.decode(decode(state, batch, z), span)}
+    return {'audio': scaled.decode(decode(state, z, batch), span)}
 
   return Model(init=init, train_step=train_step, eval_step=eval_step,
                sample=sample)

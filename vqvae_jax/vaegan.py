@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 
 from common import errors
-from common.model import Mean, Model, TrainState, row_keys
+from common.model import Mean, Model, TrainState
 from vqvae_jax import clip_range, pictures, vae
 from vqvae_jax import spectrogram_nets as nets
 
@@ -171,14 +171,11 @@ def build(config) -> Model:
     picture, span = scaled.encode(batch['audio'])
     return 2.0 * picture - 1.0, span
 
-  def run(part, params, stats, *inputs):  # In training: (output, new stats).
-    return networks[part].apply(
-        {'params': params[part], **stats[part]}, *inputs, True,
-        mutable=['batch_stats'])
+  def run(part, params, stats, *inputs):
+    return nets.run(networks[part], params[part], stats[part], *inputs)
 
-  def infer(state, part, *inputs):
-    return networks[part].apply(
-        {'params': state.params[part], **state.vars[part]}, *inputs, False)
+  def infer(part, state, *inputs):
+    return nets.infer(networks[part], part, state, *inputs)
 
   def init(key, batch):
     del batch  # The config has all the shapes.
@@ -272,19 +269,16 @@ def build(config) -> Model:
                 'updated/decoder': update_d.astype(jnp.float32),
                 'updated/discriminator': update_c.astype(jnp.float32)}
 
-  def draw(key, index):  # [B, Z], the same for the same number.
-    one = lambda k: jax.random.normal(k, (c.latent_size,))
-    return jax.vmap(one)(row_keys(key, index))
-
   def eval_step(state, batch, key):
     """Reconstructions are of the posterior's mean."""
     picture, span = encode(batch)
-    mean, log_variance = infer(state, 'encoder', picture, batch)
-    guess = infer(state, 'decoder', mean, batch)
-    fake = infer(state, 'decoder', draw(key, batch['index']), batch)
-    on_real, target = infer(state, 'discriminator', picture)
-    on_guess, features = infer(state, 'discriminator', guess)
-    on_fake, _ = infer(state, 'discriminator', fake)
+    mean, log_variance = infer('encoder', state, picture, batch)
+    guess = infer('decoder', state, mean, batch)
+    fake = infer('decoder', state, nets.noise(
+        key, batch['index'], c.latent_size), batch)
+    on_real, target = infer('discriminator', state, picture)
+    on_guess, features = infer('discriminator', state, guess)
+    on_fake, _ = infer('discriminator', state, fake)
     values = {
         'kl': vae.kl_to_unit_normal(mean, log_variance),
         'features': feature_nll(features, target),
@@ -300,17 +294,21 @@ def build(config) -> Model:
 
   @jax.jit
   def sample(state, batch, key):
-    """Of the prior, or of the posterior of the batch's audio."""
-    z = draw(key, batch['index'])
+    """Of the prior, or of the posterior of the batch's audio.
+
+    That is its mean for rows of a split (--from_eval), a draw with the asked
+    temperature for a sound of a prompt (--prompt=audio).
+    """
+    z = nets.noise(key, batch['index'], c.latent_size)
     if 'audio' in batch:
       picture, span = encode(batch)
-      mean, log_variance = infer(state, 'encoder', picture, batch)
+      mean, log_variance = infer('encoder', state, picture, batch)
       heat = batch.get('temperature', jnp.zeros(len(z)))[:, None]
       z = mean + heat * jnp.exp(0.5 * log_variance) * z
     else:
       z *= batch['temperature'][:, None]
       span = clip_range.for_rows(state.vars['range'], len(z))
-    picture = (infer(state, 'decoder', z, batch) + 1.0) / 2.0
+    picture = (infer('decoder', state, z, batch) + 1.0) / 2.0
     return {'audio': scaled.decode(picture, span)}
 
   return Model(init=init, train_step=train_step, eval_step=eval_step,
@@ -334,11 +332,9 @@ def _check(config):
         f'model.encoder_filters={tuple(c.encoder_filters)} and decoder_filters='
         f'{tuple(c.decoder_filters)} halve and double a picture: give them the '
         'same length')
-  for name in ('encoder_hidden', 'decoder_first', 'discriminator_first',
-               'discriminator_hidden', 'latent_size', 'label_width',
-               'decay_steps'):
-    if c[name] < 1:
-      raise errors.UserError(f'model.{name}={c[name]} is below 1')
+  errors.at_least(
+      c, encoder_hidden=1, decoder_first=1, discriminator_first=1,
+      discriminator_hidden=1, latent_size=1, label_width=1, decay_steps=1)
   deepest = 2 + 3 * len(c.discriminator_filters)
   if not 0 <= c.recon_depth <= deepest:
     raise errors.UserError(

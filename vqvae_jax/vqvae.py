@@ -42,7 +42,8 @@ def _make(config) -> _Parts:
   layer = dict(initial=c.initial, dtype=jnp.dtype(config.dtype))
   stack = dict(width=c.width, residuals=c.residuals, inner=c.inner, **layer)
   nets = {
-      'encoder': nets_lib.Encoder(tuple(c.channels), **stack),
+      'encoder': nets_lib.Encoder(
+          tuple(c.channels), relu_conv=True, **stack),
       'to_codes': nets_lib.Conv(c.code_width, (1, 1), **layer),
       'decoder': nets_lib.Decoder(
           (*tuple(c.channels)[-2::-1], channels), **stack)}

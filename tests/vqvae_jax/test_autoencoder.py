@@ -6,7 +6,7 @@ import pytest
 
 from common import config as config_lib
 from common import errors
-from vqvae_jax import autoencoder
+from vqvae_jax import autoencoder, clip_range
 from vqvae_jax import spectrogram_nets as nets
 
 
@@ -55,10 +55,31 @@ def test_parameters_are_those_of_the_released_layers():
 
 
 def test_the_error_is_weighted_as_released():
-  got = autoencoder.frequency_weights(512, 16000, 10.0, 4000.0)
+  got = autoencoder.frequency_weights(1024, 16000, 10.0, 4000.0)
   below = np.where(librosa.fft_frequencies(sr=16000, n_fft=1024) >= 4000)[0][0]
-  want = np.concatenate([np.linspace(10, 1, below), np.ones(512 - below)])
+  want = np.concatenate([np.linspace(10, 1, below), np.ones(513 - below)])
   np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize('n_fft, bins', [(64, 32), (40, 24)])
+def test_bins_keep_their_weight_whatever_the_network_sees(n_fft, bins):
+  """It does not see the last of 33 bins, and 3 of silence beside 21."""
+  config = config_of(n_fft=n_fft, hop=8, samples=100, weight_peak=3.0)
+  model = autoencoder.build(config)
+  state = jax.jit(model.init)(jax.random.key(0), {})
+  # The network draws the middle everywhere.
+  state = state.replace(params={**state.params, 'decoder': {
+      **state.params['decoder'], 'picture': jax.tree.map(
+          jnp.zeros_like, state.params['decoder']['picture'])}})
+  batch = clips(config)
+  found = model.eval_step(state, batch, jax.random.key(0))
+  picture, _ = clip_range.make(config, (8, 8)).encode(batch['audio'])
+  assert picture.shape[2] == bins
+  hz = np.arange(bins) * 16000 / n_fft
+  below = (hz < 4000).sum()
+  weights = np.append(np.linspace(3, 1, below), np.ones(bins - below))
+  want = (weights[:, None] * (np.asarray(picture) - 0.5) ** 2).mean()
+  np.testing.assert_allclose(found['weighted'].compute(), want, rtol=1e-4)
 
 
 def test_the_loss_is_the_weighted_square():
@@ -170,7 +191,7 @@ def test_transposed_is_the_transpose_of_a_convolution(
     ({'decoder_filters': (8, 6)}, 'the same length'),
     ({'encoder_kernels': (5, 4, 0)}, '1 or more'),
     ({'latent_size': 2000}, 'at most 8192'),
-    ({'hidden': 0}, 'model.hidden'),
+    ({'hidden': 0}, 'model.hidden=0 .*1 or more'),
     ({'fit_decay': 1.0}, 'model.fit_decay')])
 def test_settings_that_cannot_work_are_named(changes, words):
   with pytest.raises(errors.UserError, match=words):

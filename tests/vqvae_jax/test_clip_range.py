@@ -204,8 +204,11 @@ def test_labels_that_the_model_does_not_know_are_refused():
   config = config_of('vae_digits', conditions=('digit',))
   with pytest.raises(errors.UserError, match='0 to 9'):
     asked(config, 'digit=10')
-  with pytest.raises(errors.UserError, match='temperature'):
-    asked(config, 'temperature=-1')
+  for value in ('-1', 'nan', 'inf'):
+    with pytest.raises(errors.UserError, match=r'temperature=.*0 or more'):
+      asked(config, f'temperature={value}')
+  with pytest.raises(errors.UserError, match='digit=-5 is not one of 0 to 9'):
+    asked(config, 'digit=-5')
   np.testing.assert_array_equal(asked(config, 'digit=7')['digit'], [7, 7])
 
 

@@ -460,6 +460,22 @@ def test_wrong_data_is_one_sentence(pipeline_, tmp_path):
     fit(toy_prior('top', tmp_path))
 
 
+def test_the_state_of_an_upstream_run_is_whole_on_every_device(
+    pipeline_, monkeypatch):
+  """Also where fsdp split it in training; its optimiser stays behind."""
+  split = config_lib.read(pipeline_ / 'top/config.json')
+  split.mesh.fsdp = 2
+  monkeypatch.setattr(config_lib, 'read', lambda path: split)
+  monkeypatch.setattr(sharding, 'SMALL', 1)
+  whole = lambda tree: [x.sharding.is_fully_replicated
+                        for x in jax.tree.leaves(tree)]
+  assert not all(whole(runs.load(pipeline_ / 'top').state.params))
+  code_prior._open.cache_clear()
+  run = code_prior._open(str(pipeline_ / 'top'))
+  code_prior._open.cache_clear()
+  assert all(whole(run.state)) and not jax.tree.leaves(run.state.opt)
+
+
 def test_both_priors_must_be_of_one_codec(pipeline_, tmp_path):
   config = toy_codec.get_config()
   config.seed = 2
@@ -513,8 +529,9 @@ def test_an_upstream_that_does_not_fit_is_one_sentence(pipeline_):
 
 @pytest.mark.parametrize('changes, message', [
     ({'model.kernel': 4}, 'kernel=4 is even'),
-    ({'model.kernel': 1}, 'kernel=1 is below 3'),
-    ({'model.size': 1}, 'size=1 is below 2'),
+    ({'model.kernel': 1}, 'kernel=1 does not work; use 3 or more'),
+    ({'model.size': 1}, 'size=1 does not work; use 2 or more'),
+    ({'model.heads': 0}, 'heads=0 does not work; use 1 or more'),
     ({'model.heads': 3}, 'does not split into model.heads=3'),
     ({'model.activation': 'relu'}, "'relu' is not one of"),
     ({'model.dropout': 1.0}, r'not in \[0, 1\)'),

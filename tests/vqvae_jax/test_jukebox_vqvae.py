@@ -9,6 +9,7 @@ import soundfile
 
 from common import config as config_lib
 from common import errors, generate
+from common.data import chunks
 from common.metrics import distance
 from common.model import Mean
 from common.spectral import multiscale
@@ -497,6 +498,11 @@ def test_codes_of_another_codec_are_refused(config, state):
     ({'samples': 1001}, 'no multiple of the hop 8 .* use 1000'),
     ({'samples': 4}, 'use 8'),
     ({'widths': (8,)}, r'model.widths=\(8,\) is for 1 levels'),
+    ({'downs': (), 'widths': (), 'depths': ()}, r'model.downs=\(\) .*each'),
+    ({'downs': (2, 0)}, r'model.downs=\(2, 0\) does not work'),
+    ({'depths': (2, 0)}, r'model.depths=\(2, 0\) does not work'),
+    ({'dilation_growth': 0}, 'dilation_growth=0 .*1 or more'),
+    ({'dilation_cycle': -1}, 'dilation_cycle=-1 .*0 or more'),
     ({'warmup': 0}, 'model.warmup=0 is not above 0'),
     ({'bandwidth_l2': 0.0}, 'model.bandwidth_l2=0.0 is not above 0'),
     ({'ema_decay': 1.0}, 'not in .0, 1.'),
@@ -531,6 +537,46 @@ def test_evaluation_is_of_windows_that_follow_each_other(config):
   np.testing.assert_array_equal(short['audio'][10:], 0.0)
   whole, = jukebox_vqvae.segments(config)({'audio': audio[:1024]})
   np.testing.assert_array_equal(whole['audio'], audio[:1024])
+
+
+def recordings(*seconds):
+  """Sounds of 16 Hz in chunks of ten seconds; samples count from 1."""
+  records = []
+  for name, length in enumerate(16 * s for s in seconds):
+    audio = np.arange(1, length + 1, dtype=np.float32)
+    starts = [160 * n for n in range(max(1, length // 160))]
+    ends = [*starts[1:], length]
+    records += [{'id': name, 'chunk': n, 'offset': s, 'audio': audio[s:e]}
+                for n, (s, e) in enumerate(zip(starts, ends, strict=True))]
+  return chunks.Recordings(records)
+
+
+@pytest.mark.parametrize('seconds, begins', [
+    (39, [[0], [13], [26]]),  # In seconds, of each chunk.
+    (57, [[0], [13], [26], [39], []]),  # 5 s are left, less than half.
+    # 8 s are left, and the window goes 2 s back, to where its chunk begins.
+    (60, [[0], [13], [26], [39], [], [50]]), (8, [[0]]), (19, [[0]]),
+    # 11 s are left of the last chunk's 17.
+    (37, [[0], [13], [24]])])
+def test_windows_longer_than_chunks_follow_each_other_across_them(
+    seconds, begins):
+  """Of 13 s. The next recording is not read."""
+  config = load(samples=13 * 16)
+  config.data.sample_rate = 16
+  source, fn = recordings(seconds, 26), jukebox_vqvae.segments(config)
+  for i, starts in enumerate(begins):
+    rows = [r['audio'] for r in fn(source[i])]
+    assert len(rows) == len(starts)
+    for row, start in zip(rows, starts, strict=True):
+      whole = np.arange(16 * start, 16 * (start + 13)) + 1
+      np.testing.assert_array_equal(row, np.where(
+          whole <= 16 * seconds, whole, 0))
+  after = [len(fn(source[i])) for i in range(len(begins), len(source))]
+  assert after == [1, 1]
+  # A stored chunk by itself knows of no other.
+  alone = {k: v for k, v in source[0].items() if k != 'following'}
+  row, = fn(alone)
+  assert np.count_nonzero(row['audio']) == min(len(alone['audio']), 13 * 16)
 
 
 def test_integers_of_16_bits_become_samples(config):

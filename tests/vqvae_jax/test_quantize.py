@@ -42,8 +42,10 @@ def test_nearest_computes_in_float32():
       quantize.nearest(jnp.array([[1.001]]), near), [1])
 
 
-def test_blocks_bound_the_memory(monkeypatch):
-  x, codes = jnp.zeros((2, 1000, 4)), jnp.zeros((64, 4))
+@pytest.mark.parametrize('shape', [
+    (2, 1000, 4), (2000, 4), (500, 4, 4)])  # Those of k-means have no axis T.
+def test_blocks_bound_the_memory(shape, monkeypatch):
+  x, codes = jnp.zeros(shape), jnp.zeros((64, 4))
   lookup = lambda: jax.jit(quantize.nearest).lower(
       x, codes).compile().memory_analysis().temp_size_in_bytes
   whole = lookup()
@@ -345,7 +347,11 @@ def test_good_codes_and_none_at_all_pass():
 @pytest.mark.parametrize('options, says', [
     (dict(init='zeros'), 'init'), (dict(size=1), 'size'),
     (dict(width=0), 'width'), (dict(restart_below=-1.0), 'restart_below'),
-    (dict(decay=1.0), 'decay')])
+    (dict(decay=1.0), 'decay'),
+    (dict(first_count=5.0), 'first_count=5.0 .*0 or 1'),
+    (dict(first_count=-1.0), 'first_count'),
+    (dict(smoothing=-1e-5), 'smoothing=-1e-05 .*0 or more'),
+    (dict(smoothing=np.nan), 'smoothing')])
 def test_settings_that_cannot_work_are_refused(options, says):
   with pytest.raises(errors.UserError, match=says):
     quantize.Averages(**options)

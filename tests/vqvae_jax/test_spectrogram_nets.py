@@ -159,7 +159,8 @@ def test_networks_compute_in_bfloat16_with_float32_parameters():
     ({'channels': ()}, 'model.channels'),
     ({'channels': (4, 0)}, 'each halving'),
     ({'initial': 'keras'}, "'torch', 'sonnet'"), ({'width': 0}, 'model.width'),
-    ({'inner': 0}, 'model.inner'), ({'residuals': -1}, 'model.residuals')])
+    ({'inner': 0}, 'model.inner=0 .*1 or more'),
+    ({'residuals': -1}, 'model.residuals')])
 def test_settings_that_cannot_work_are_refused(changes, says):
   config = config_lib.load('vqvae_nsynth:tiny')
   config.model.update(changes)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from jax import lax
 
 from common import config as config_lib
 from common import errors, generate
@@ -42,6 +43,43 @@ def test_the_paper_size_has_the_layers_of_sonnets_example():
                    'labels': (128 + 11) * 16}
   assert state.vars['codes'].codes.size == 32_768
   assert vqvae.codec(config).shapes == {'codes': (8, 64)}
+
+
+def test_the_networks_are_those_of_sonnets_example():
+  """Its lines, on the weights of ours; not by the layers of ours."""
+  # PyTorch's biases are not 0.
+  config = load(conditions=(), initial='torch')
+  parts = vqvae._make(config)
+  params = parts.init(jax.random.key(0))
+  x = jax.random.normal(jax.random.key(1), (2, *parts.pictures.shape))
+  relu = lambda x: np.maximum(np.asarray(x), 0.0)
+  shaped = dict(padding='SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  bias = lambda p: np.asarray(p['bias'])[None, None, None]
+
+  def conv(p, x, stride=1):
+    return bias(p) + lax.conv_general_dilated(
+        x, p['kernel'], (stride, stride), **shaped)
+
+  def transposed(p, x):
+    return bias(p) + lax.conv_transpose(x, p['kernel'], (2, 2), **shaped)
+
+  def residuals(p, h):
+    h = h + conv(p['res0_conv1'], relu(conv(p['res0_conv0'], relu(h))))
+    return relu(h)
+
+  p = params['encoder']
+  h = relu(conv(p['down0'], x, 2))
+  h = relu(conv(p['down1'], h, 2))
+  before = conv(p['conv'], h)
+  assert (before < -0.01).any()  # The ReLU makes a difference.
+  want = conv(params['to_codes'], residuals(p['residual'], relu(before)))
+  z = parts.encode(params, x)
+  np.testing.assert_allclose(z, want, rtol=1e-4, atol=1e-5)
+  p = params['decoder']
+  h = residuals(p['residual'], conv(p['conv'], z))
+  want = transposed(p['up1'], relu(transposed(p['up0'], h)))
+  np.testing.assert_allclose(parts.decode(params, z, {}), want, rtol=1e-4,
+                             atol=1e-5)
 
 
 def test_it_learns_and_its_codec_is_what_it_does():
@@ -150,6 +188,7 @@ def test_silence_comes_back_without_nan(wav):
     (None, [], 'no sounds of its own.*--from_eval'),
     (None, ['audio=missing.wav'], 'does not exist'),
     (np.zeros(N), ['pitch=128'], '0 to 127'),
+    (np.zeros(N), ['pitch=-5'], 'pitch=-5 is not one of 0 to 127'),
     (np.zeros(N), ['instrument_family=11'], '0 to 10'),
     (None, ['pitch=c4'], 'not int'), (None, ['rate=3'], 'no prompt')])
 def test_prompts_that_cannot_work_are_refused(wav, audio, given, says):
