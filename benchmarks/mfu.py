@@ -9,8 +9,8 @@ sequence that fits.
 
 A step is the trainer's own, with optimiser and donated state, on one device,
 its batches synthetic. Its products: 6 for each parameter that multiplies a
-token's vector, and those of attention over half of all pairs, tables of
-distances included; what is computed twice to save memory counts once. They are
+token's vector, and those of attention over half of all pairs, tables
+included; what is computed twice to save memory counts once. They are
 told as a share of a large product of matrices, measured here in the config's
 dtype, and of --peak, what the maker says. For the longest sequence one row is
 compiled at twice the length until it needs more memory than --memory (the
@@ -25,7 +25,7 @@ import numpy as np
 from absl import app, flags
 
 from common import config as config_lib
-from common import runs, sharding, trainer
+from common import errors, runs, sharding, trainer
 from common.data import synthetic
 
 _CONFIGS = flags.DEFINE_list('configs', None, 'Language models.', required=True)
@@ -55,14 +55,17 @@ def flops(config, params) -> float:
   m, rows = config.model, config.batch_size
   flat = {jax.tree_util.keystr(k): x
           for k, x in jax.tree_util.tree_leaves_with_path(params)}
-  looked_up = ("['tokens']", "['places']", "['added_", "['distance",
-               "['difference")
+  looked_up = ("['tokens']", "['places']", "['voices']", "['added_",
+               "['distance", "['difference")
   multiplied = sum(x.size for k, x in flat.items()
                    if not any(name in k for name in looked_up))
   queries, values = m.get('attention_width', m.width), m.width
   pairs = m.length**2 / 2
   reach = min(m.get('distances', 0), m.length)
   by_distance = reach * (m.length - reach / 2)
+  if m.get('pitch_and_time'):  # In the first layer.
+    by_distance += m.length / m.layers * sum(
+        x.shape[-2] for k, x in flat.items() if "['difference" in k)
   forward = rows * (
       2 * multiplied * m.length
       + 2 * m.layers * (pairs * (queries + values) + by_distance * queries))
@@ -72,7 +75,7 @@ def flops(config, params) -> float:
 def prepare(config):
   """The trainer's step, compiled, and makers of its arguments."""
   module, model = runs.build(config)
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(data=1)
   example = (synthetic.chorale if config.model.tokens == 'chorales'
              else synthetic.performance)
   rng = np.random.default_rng(0)
@@ -134,6 +137,9 @@ def memory() -> float:
 
 
 def longest(config, name):
+  errors.require(_LONGEST.value >= config.model.length,
+                 f'--longest={_LONGEST.value}',
+                 f'{config.model.length} or more')
   config.batch_size, config.model.accumulate = 1, 1
   if config.model.get('mixup'):
     config.model.mixup = 0.0  # It wants two rows.
@@ -155,6 +161,11 @@ def main(_):
   for name in _CONFIGS.value:
     config = config_lib.load(name)
     config_lib.change(config, _SET.value)
+    errors.require(
+        config.module.endswith(('.music_transformer', '.musenet'))
+        and config.model.get('attention', 'dense') in ('dense', 'fused')
+        and not config.model.get('local'), f'--configs={name}',
+        'a decoder alone that sees all before: only its products are counted')
     if _LONGEST.value:
       longest(config, name)
     else:

@@ -19,6 +19,11 @@ it is copied, and from which piece:
 
   python -m common.evaluate --workdir=runs/lstm --midi='songs/*.mid'
 
+With another setting than in training; this goes to a file of its own,
+results_SPLIT,NAME=VALUE.json, as do MIDI files:
+
+  python -m common.evaluate --workdir=runs/lstm --set=model.eval_length=1024
+
 Of a codec, also its distortion at its bitrate, beside what mu-law samples and
 Griffin-Lim make of as many bits.
 """
@@ -62,6 +67,11 @@ def main(argv):
   from common import evaluation, progress, runs
   from common.data import builders
 
+  errors.require(
+      not _MIDI.value or not (
+          _GENERATED.value or _CLASSIFIER.value or _EMBEDDING.value),
+      '--midi with --generated, --classifier or --embedding',
+      'one or the other')
   run = runs.load(_WORKDIR.value, _STEP.value, _SET.value)
   if _BATCH_SIZE.value:
     run.config.batch_size = _BATCH_SIZE.value
@@ -76,7 +86,8 @@ def main(argv):
     results['metrics'] |= table(results)
   if hasattr(run.module, 'codec'):
     results['metrics'] |= _rate_distortion(run, source)
-  path = workdir.results_file(_WORKDIR.value, split, _SET.value)
+  changes = [*_SET.value, *[f'midi={_MIDI.value}'] * bool(_MIDI.value)]
+  path = workdir.results_file(_WORKDIR.value, split, changes)
   # Shown first: a full disk loses no hours of work.
   progress.say('\n'.join(f'{name:24} {value:.6g}'
                          for name, value in metrics.items()))
@@ -141,23 +152,22 @@ def _notes_table(run, source):
 
   if not _GENERATED.value and not _MIDI.value:
     return None
-  files_ = sorted(glob.glob(_MIDI.value or ''))
-  errors.require(not _MIDI.value or files_, f'--midi={_MIDI.value}',
+  names = sorted(glob.glob(_MIDI.value or ''))
+  errors.require(not _MIDI.value or names, f'--midi={_MIDI.value}',
                  'a pattern of files that are there')
-  errors.require(not (_MIDI.value and _GENERATED.value),
-                 '--midi with --generated', 'one or the other')
-  notes_table.check(run, draws=not files_)
+  notes_table.check(run, draws=not names)
+  given = notes_table.of_files(names, run.config.data)
   train = builders.open_split(
       run.config.data.name, run.config.data.train, _DATA_DIR.value)
 
   def measure(results) -> dict[str, float]:
     rows, copied, counts, found = notes_table.measure(
         run, source, train,
-        notes_table.of_files(files_, run.config.data) if files_
-        else notes_table.generate(run, source, _GENERATED.value))
+        given or notes_table.generate(run, source, _GENERATED.value))
     progress.say(notes_table.text(rows, copied, counts))
-    if files_:
-      progress.say(notes_table.of_each(found, files_, train))
+    if names:
+      progress.say(notes_table.of_each(found, names, train))
+      results['midi'] = names
     results['notes'] = {'pieces': counts, 'rows': rows, 'copies': copied}
     return notes_table.flat(rows, copied)
 

@@ -6,6 +6,7 @@
   checkpoints/  see common/checkpoint.py
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -100,8 +101,10 @@ def load(workdir, step: int | str | None = None,
       raise errors.UserError(
           f'{workdir} keeps no best step; set config.checkpoint.best for its '
           'training, or leave --step out')
-  found = checkpoints.restore(
-      checkpoint.abstract(shapes, sharding.infer(shapes, mesh)), step)
+  with errors.about(f'--set={",".join(changes)}') if changes else (
+      contextlib.nullcontext()):
+    found = checkpoints.restore(
+        checkpoint.abstract(shapes, sharding.infer(shapes, mesh)), step)
   checkpoints.close()
   if not found:
     raise _no_checkpoint(workdir)

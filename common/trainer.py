@@ -34,8 +34,10 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
   source, held_out = (
       builders.open_split(config.data.name, split, data_dir)
       for split in (config.data.train, config.data.eval))
-  _check_rate(config, source)
-  first = _first(config, module, model, source)
+  preprocess = module.preprocess(config)
+  builders.check(source, config.data, lambda example: preprocess(
+      example, np.random.default_rng(0)))
+  first = next(_Stream(config, module, model, source, 0, workers=0))
   _claim(workdir, config)
 
   spec = runs.spec_of(first, _rows(config, model, 0))
@@ -118,31 +120,6 @@ def fit(config, workdir, data_dir=None, wandb=None) -> model_lib.TrainState:
         f'; stopped early: {config.checkpoint.patience} evaluations were no '
         'better'))
   return state
-
-
-def _check_rate(config, source):
-  """A data set that knows its rate has to have the config's."""
-  info = getattr(source, 'dataset_info', None)
-  stored = info and (info.metadata or {}).get('sample_rate')
-  wanted = config.data.get('sample_rate')
-  if stored and wanted and stored != wanted:
-    raise errors.UserError(
-        f'data.name={config.data.name!r} is at {stored} Hz; prepare it at '
-        f'data.sample_rate={wanted}, or set that')
-
-
-def _first(config, module, model, source):
-  """A batch, whose shapes are those of all."""
-  try:
-    return next(_Stream(config, module, model, source, 0, workers=0))
-  except KeyError as e:
-    info, name = getattr(source, 'dataset_info', None), e.args[0]
-    if info is None or name in info.features:
-      raise
-    raise errors.UserError(
-        f'data.name={config.data.name!r} has no {name!r}, which '
-        f'{config.module} is made for; it has '
-        f'{", ".join(sorted(info.features))}') from None
 
 
 def jit_step(model, mesh, shardings):

@@ -61,9 +61,9 @@ def read(path) -> Workdir:
 
 
 def results_file(path, split: str, changes=()) -> pathlib.Path:
-  """Of a split, evaluated with settings that are not those of training."""
-  name = re.sub(r'[^\w.=,-]+', '-', ','.join([split, *changes]))
-  return pathlib.Path(path) / f'results_{name}.json'
+  """Of a split; changes are what else was not as in training."""
+  told = ''.join(',' + re.sub(r'[^\w.=-]+', '-', x) for x in changes)
+  return pathlib.Path(path) / f'results_{split}{told}.json'
 
 
 def results(path, split: str) -> dict | None:

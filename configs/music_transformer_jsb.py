@@ -31,7 +31,7 @@ from common import config as config_lib
 
 
 def get_config(size: str = 'paper'):
-  """`size`: 'paper', 'small' (a quarter of an hour on a CPU core), 'demo' (two
+  """`size`: 'paper', 'small' (20 minutes on a CPU core), 'demo' (two
   minutes) or 'tiny' (seconds)."""
   config_lib.check_size(size, 'paper', 'small', 'demo', 'tiny')
   c = config_lib.default()
@@ -63,7 +63,7 @@ def get_config(size: str = 'paper'):
   c.model.voice = True
   c.model.pitch_and_time = True
   c.model.rotary = False
-  # The device's kernel: without tables, and with queries as wide as values.
+  # A GPU's kernel for bfloat16: no tables, and queries as wide as values.
   c.model.fused = False
   c.model.dropout = 0.1
   c.model.learning_rate = 2.0  # As tensor2tensor counts: common/optim.py.
@@ -132,7 +132,7 @@ def ablations() -> dict[str, dict]:
       'learned': plain | absolute | {'model.place': 'learned'},
       'no_positions': plain | absolute | {'model.place': 'none'},
       'relative_only': plain | {'model.place': 'none'},
-      'fused': plain | absolute | {'model.fused': True},
+      'fused': plain | absolute | {'model.fused': True, 'dtype': 'bfloat16'},
       'clip': plain | {'model.clip': True},
       'local': plain | {'model.local': True, 'model.block': 128},
       'transpose_3': {'model.transpose': 3},

@@ -52,7 +52,7 @@ def get_config(size: str = 'paper'):
   c.model.voice = False
   c.model.pitch_and_time = False
   c.model.rotary = False
-  # The device's kernel: without tables, and with queries as wide as values.
+  # A GPU's kernel for bfloat16: no tables, and queries as wide as values.
   c.model.fused = False
   c.model.dropout = 0.1
   c.model.learning_rate = 2.0  # As tensor2tensor counts: common/optim.py.

@@ -40,6 +40,7 @@ def get_config(size: str = 'paper'):
   c.model.channels = (32, 64, 96, 128)  # After each halving.
   c.model.width = 128
   c.model.residuals = 2
+  c.model.relu_conv = True  # Before them. Runs made without it have none.
   c.model.inner = 32  # Width inside a residual.
   c.model.initial = 'sonnet'  # Weights; or 'torch'.
   c.model.codebook = 'averages'  # Or 'gradient', as in the paper.

@@ -376,10 +376,10 @@ def prompt(config, count, *, pitch: str = '', first: int = 0, last: int = -1,
   seconds_per_instrument: in a MIDI file; from each to the next the timbre
     moves steadily.
   """
-  errors.require(0 <= first < 2**31, f'--prompt=first={first}',
-                 'a number from 0 to 2147483647')
-  errors.require(-1 <= last < 2**31, f'--prompt=last={last}',
-                 'a number from 0 to 2147483647')
+  errors.require(0 <= first < 10**9, f'--prompt=first={first}',
+                 'a number from 0 to 999999999')
+  errors.require(-1 <= last < 10**9, f'--prompt=last={last}',
+                 'a number from 0 to 999999999')
   if midi:
     if pitch or last >= 0:
       raise errors.UserError(

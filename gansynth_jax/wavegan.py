@@ -297,10 +297,10 @@ def prompt(config, count, *, first: int = 0, last: int = -1):
   last: if given, the samples are points on the line from first to last.
   """
   del config
-  errors.require(0 <= first < 2**31, f'--prompt=first={first}',
-                 'a number from 0 to 2147483647')
-  errors.require(-1 <= last < 2**31, f'--prompt=last={last}',
-                 'a number from 0 to 2147483647')
+  errors.require(0 <= first < 10**9, f'--prompt=first={first}',
+                 'a number from 0 to 999999999')
+  errors.require(-1 <= last < 10**9, f'--prompt=last={last}',
+                 'a number from 0 to 999999999')
   batch = {'index': first + np.arange(count, dtype=np.int32),
            'mask': np.ones(count, np.float32)}
   if last < 0:

@@ -39,8 +39,8 @@ class Network(NamedTuple):
       many tokens; step: (carry, token [B]) -> (carry, [B, V]).
     inputs: batch -> inputs, a tree of arrays [B, ...].
     mixup: a and b of the beta distribution of that share; 0: none.
-    window: the most tokens from whose places it has learned; a longer sample
-      is drawn window by window. 0: no places are counted.
+    window: how many tokens its places are learned for; longer samples are
+      drawn window by window. 0: as many as asked for at once.
   """
 
   init: Callable[..., Any]
@@ -110,7 +110,8 @@ def prompt(config, count: int, *, primer: str = '', primer_s: float = 0.0,
     duration_s: length of a sample, primer included, where tokens last equally
       long (chorales, at 120 beats a minute, whatever a primer's tempo is).
     tokens: length of a sample in tokens, primer included; 0 for that of
-      training, and no shorter. A longer one is drawn half a window at a time.
+      training, and no shorter. Where places are counted, longer ones are drawn
+      half a window at a time.
     temperature: 1 draws from the model, lower is safer, 0 takes the best.
     top_k: draws among this many tokens only, 0 for all.
     top_p: draws among the fewest tokens with this much mass; 1 for all.

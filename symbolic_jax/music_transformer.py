@@ -15,7 +15,7 @@ The network is that of tensor2tensor, with which it was trained
   pitch_and_time     the first layer also compares pitches and steps.
   rotary             rotary positions, which came later.
   fused              attention by the device's own kernel, which has no tables,
-                     and no dropout of its weights.
+                     and no dropout of its weights; a GPU's is for bfloat16.
 
 What the paper leaves open is ours, and said where it is decided.
 """
@@ -45,7 +45,7 @@ def build(config):
       voices=chorales.VOICES if m.voice else 0, distances=m.distances,
       differences=_differences(m.length) if m.pitch_and_time else (),
       rotary=m.rotary, block=m.block, local=m.local, clip=m.clip,
-      fused=m.fused, dropout=m.dropout, remat=m.remat,
+      fused=m.get('fused', False), dropout=m.dropout, remat=m.remat,
       dtype=jnp.dtype(config.dtype))
 
   def values(inputs, at):
@@ -126,11 +126,12 @@ def _check(m):
       not (m.voice or m.pitch_and_time) or m.tokens == 'chorales',
       f'model.tokens={m.tokens!r} with model.voice or model.pitch_and_time',
       'these for chorales only')
+  fused = m.get('fused', False)  # Runs of old have none.
   errors.require(
-      not m.fused or not (m.distances or m.pitch_and_time or m.local),
+      not fused or not (m.distances or m.pitch_and_time or m.local),
       'model.fused with model.distances, model.pitch_and_time or model.local',
       'one or the other: that kernel has no tables')
-  errors.require(not m.fused or m.attention_width == m.width,
+  errors.require(not fused or m.attention_width == m.width,
                  f'model.fused with model.attention_width={m.attention_width}',
                  f'model.width={m.width}')
   errors.require(not m.voice or m.place == 'concatenated',

@@ -76,6 +76,7 @@ def _over_blocks(fn, rows, size):
     return flat.reshape(batch, positions)
   width = max(1, BLOCK // (batch * size))
   count = -(-positions // width)
+  width = -(-positions // count)  # All about as full.
   padded = jnp.pad(rows, ((0, 0), (0, count * width - positions), (0, 0)))
   blocks = padded.reshape(batch, count, width, -1).swapaxes(0, 1)
   out = jax.lax.map(fn, blocks).swapaxes(0, 1)

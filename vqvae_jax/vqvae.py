@@ -43,7 +43,7 @@ def _make(config) -> _Parts:
   stack = dict(width=c.width, residuals=c.residuals, inner=c.inner, **layer)
   nets = {
       'encoder': nets_lib.Encoder(
-          tuple(c.channels), relu_conv=True, **stack),
+          tuple(c.channels), relu_conv=c.get('relu_conv', False), **stack),
       'to_codes': nets_lib.Conv(c.code_width, (1, 1), **layer),
       'decoder': nets_lib.Decoder(
           (*tuple(c.channels)[-2::-1], channels), **stack)}

@@ -79,6 +79,7 @@ def write(run: runs.Run, workdir, name: str, data_dir=None, *,
   splits = splits or builders.splits_of(source, data_dir)
   rows = _rows_of(run, windows)
   opened = {s: builders.open_split(source, s, data_dir) for s in splits}
+  builders.check(opened[splits[0]], run.config.data, rows)
   first = next((row for example in opened[splits[0]] for row in rows(example)),
                None)
   if first is None:

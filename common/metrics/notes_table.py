@@ -122,14 +122,24 @@ def copies(found: overlap.Copies, pieces: slice) -> dict[str, float]:
   return out
 
 
-def of_files(paths: list[str], data) -> Iterator[dict[str, np.ndarray]]:
-  """{'notes'} of MIDI files; on the grid of the data's beats if it has one."""
+def of_files(paths: list[str], data) -> list[dict[str, np.ndarray]]:
+  """{'notes'} of whole MIDI files, from their first note on, without drums.
+
+  On the grid of the data's beats, if it has one.
+  """
+  out = []
   for path in paths:
     notes = (midi.read_steady(path) if 'step_s' in data
              else midi.sustained(midi.load(path)))
-    errors.require(len(notes) > 1, f'{path} with {len(notes)} notes',
+    notes = notes[~notes['is_drum']]
+    errors.require(len(notes) > 1, f'{path} with {len(notes)} pitched notes',
                    'a file of two or more')
-    yield {'notes': notes}
+    step_s = data.get('step_s', FREE_STEP_S)  # Whole ones: all round alike.
+    first = step_s * (notes['start_s'].min() // step_s)
+    notes['start_s'] -= first
+    notes['end_s'] -= first
+    out.append({'notes': notes})
+  return out
 
 
 def of_each(found: overlap.Copies, names: list[str], train) -> str:

@@ -679,10 +679,10 @@ def test_settings_that_cannot_work_are_refused(changes, words):
 
 
 @pytest.mark.parametrize('options, words', [
-    ({'first': -1}, ['first=-1', '0 to 2147483647']),
-    ({'first': 2**31}, ['first=2147483648', '0 to 2147483647']),
-    ({'last': -5}, ['last=-5', '0 to 2147483647']),
-    ({'first': 1, 'last': 2**31}, ['last=2147483648', '0 to 2147483647'])])
+    ({'first': -1}, ['first=-1', '0 to 999999999']),
+    ({'first': 10**9}, ['first=1000000000', '0 to 999999999']),
+    ({'last': -5}, ['last=-5', '0 to 999999999']),
+    ({'first': 1, 'last': 10**9}, ['last=1000000000', '0 to 999999999'])])
 def test_prompts_that_cannot_work_are_refused(options, words):
   with pytest.raises(errors.UserError) as caught:
     wavegan.prompt(config_of(), 2, **options)

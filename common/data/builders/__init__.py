@@ -12,6 +12,7 @@ import re
 import tensorflow_datasets as tfds
 
 from common import errors
+from common.data import chunks
 
 # Builder: where its class is. Imported when it is needed.
 BUILDERS = {
@@ -72,6 +73,34 @@ def open_split(name: str, split: str, data_dir=None):
     raise errors.UserError(
         f'{split!r} is not a part of dataset {name} ({e}); write a split, or '
         "a slice like 'train[:10%]'") from None
+
+
+class _Example(dict):
+  """A stored example that says so if it lacks something."""
+
+  def __missing__(self, name):
+    raise errors.UserError(
+        f'the data have no {name!r}, which this model is made for, but '
+        f'{", ".join(sorted(self))}; set data.name to others')
+
+
+def check(source, data, read) -> None:
+  """Refuses data that a model cannot use.
+
+  Args:
+    source: of `open_split`.
+    data: config.data; its sample_rate, if it has one, must be the data's.
+    read: what the model makes of an example.
+  """
+  info = getattr(source, 'dataset_info', None)
+  stored = info and (info.metadata or {}).get('sample_rate')
+  wanted = data.get('sample_rate')
+  if stored and wanted and stored != wanted:
+    raise errors.UserError(
+        f'the data ({info.full_name}) are at {stored} Hz; prepare them at '
+        f'data.sample_rate={wanted}, or set that')
+  if len(source):
+    read(_Example(chunks.Recordings(source)[0]))
 
 
 def splits_of(name: str, data_dir=None) -> list[str]:

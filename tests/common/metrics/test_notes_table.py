@@ -196,8 +196,8 @@ def test_midi_files_are_looked_at_as_samples_are(tmp_path):
     assert cell == pytest.approx(drawn[0]['generated'][name]), name
   assert {'pitch_entropy', 'polyphony'} <= read[0]['generated'].keys()
   midi.write(tmp_path / 'empty.mid', np.zeros(0, midi.NOTE))
-  with pytest.raises(errors.UserError, match=r'empty\.mid with 0 notes'):
-    list(notes_table.of_files([str(tmp_path / 'empty.mid')], run.config.data))
+  with pytest.raises(errors.UserError, match=r'empty\.mid with 0 pitched'):
+    notes_table.of_files([str(tmp_path / 'empty.mid')], run.config.data)
 
 
 @pytest.mark.parametrize('name', ['lstm_jsb', 'music_transformer_maestro'])
@@ -230,8 +230,9 @@ def test_evaluate_compares_generated_notes(
   done = evaluate(f'--midi={tmp_path}/*.mid', '--set=model.eval_length=48')
   assert done.returncode == 0, done.stderr
   assert '(training piece 1: ' in done.stdout
-  results = json.loads((
-      tmp_path / 'results_valid,model.eval_length=48.json').read_text())
+  path, = tmp_path.glob('results_valid,model.eval_length=48,midi=*.json')
+  results = json.loads(path.read_text())
+  assert results['midi'] == [str(tmp_path / 'a.mid')]
   # Times are rounded apart: those of the piece, by its tokens.
   assert results['metrics']['generated/copied_8'] > 0.9
   assert 'eval/nll_from_32' in results['metrics']
