@@ -321,12 +321,11 @@ def build(config, net: Network, tx: optax.GradientTransformation
     free = max(m.length - primer.shape[1], 0)
     return jnp.pad(primer, ((0, 0), (0, free)), constant_values=NOTHING)
 
-  def sampler(params, rows, tokens, batch, state=None):
+  def sampler(params, state, rows, tokens, batch):
     """What `sampling` takes: a step of the network and of the grammar.
 
-    The state is that of the grammar; None at the beginning of a piece.
+    The state is the grammar's, before the first of these tokens.
     """
-    state = grammar.start(rows) if state is None else state
     start, advance = net.sampler(params, rows, tokens, batch)
 
     def step(carry, token):
@@ -348,7 +347,8 @@ def build(config, net: Network, tx: optax.GradientTransformation
     primer = primer_of(batch)
     length = primer.shape[1]
     tokens, score = sampling.beam_search(
-        *sampler(params, 1, length, jax.tree.map(lambda x: x[:1], batch)),
+        *sampler(params, grammar.start(1), 1, length,
+                 jax.tree.map(lambda x: x[:1], batch)),
         jnp.int32(NOTHING), length, beams,
         forced=primer[0])
     tokens = tokens[:rows]
@@ -365,7 +365,7 @@ def build(config, net: Network, tx: optax.GradientTransformation
 
     def window(state, keys, forced):
       return sampling.decode_scored(
-          *sampler(params, rows, size, batch, state), jnp.full(rows, NOTHING),
+          *sampler(params, state, rows, size, batch), jnp.full(rows, NOTHING),
           keys, size, forced=forced, **given)
 
     def go_on(carry, number_and_free):
@@ -381,14 +381,15 @@ def build(config, net: Network, tx: optax.GradientTransformation
           jnp.concatenate([tokens, free], 1))
       return (state, tokens), (tokens[:, kept:], scores[:, kept:])
 
-    tokens, scores = window(None, keys, primer[:, :size])
+    start = grammar.start(rows)
+    tokens, scores = window(start, keys, primer[:, :size])
     more = -(-(length - size) // (size - kept))
     if more:
       free = jnp.pad(primer[:, size:], (
           (0, 0), (0, size + more * (size - kept) - length)),
                      constant_values=NOTHING).reshape(rows, more, -1)
       _, rest = jax.lax.scan(
-          go_on, (grammar.start(rows), tokens),
+          go_on, (start, tokens),
           (size + jnp.arange(more), free.swapaxes(0, 1)))
       tokens, scores = (jnp.concatenate(
           [first, others.swapaxes(0, 1).reshape(rows, -1)], 1)[:, :length]

@@ -518,7 +518,7 @@ def segments(config):
     if not starts:
       return []
     if across:
-      audio = _read_on(example, starts[-1] + size)
+      audio = chunks.read_on(example, starts[-1] + size)
     left = len(audio) - starts[-1]
     if left < size and before + starts[-1] > 0:
       starts[-1:] = [max(0, len(audio) - size)] if 2 * left >= size else []
@@ -526,14 +526,6 @@ def segments(config):
             for s in starts]
 
   return fn
-
-
-def _read_on(example, length):
-  """`length` samples from the start of a chunk on, or all that there are."""
-  parts = [example['audio']]
-  while sum(map(len, parts)) < length and (example := example['following']()):
-    parts.append(example['audio'])
-  return np.concatenate(parts)[:length]
 
 
 def _clip(config, example, audio):

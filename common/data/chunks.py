@@ -1,8 +1,8 @@
 """Recordings of any length, in chunks of ten seconds or a little more.
 
 The chunks of a recording are records of their own that follow each other, so
-that a window of one is read without the rest: `cut` makes them, `Recordings`
-and `window` read across their seams.
+that a window of one is read without the rest: `cut` makes them, `Recordings`,
+`read_on` and `window` read across their seams.
 """
 
 import functools
@@ -89,6 +89,18 @@ class Recordings:
     return example if after else None
 
 
+def read_on(example: dict[str, Any], length: int) -> np.ndarray:
+  """`length` samples from the start of a record on, or all that there are."""
+  parts = [example['audio'][:length]]
+  missing = length - len(parts[0])
+  following = example.get('following', lambda: None)
+  while missing > 0 and (after := following()):
+    parts.append(after['audio'][:missing])
+    missing -= len(parts[-1])
+    following = after['following']
+  return np.concatenate(parts)
+
+
 def window(example: dict[str, Any], length: int, rng: np.random.Generator
            ) -> np.ndarray:
   """`length` samples from anywhere in a record on; fewer if there are fewer.
@@ -98,14 +110,8 @@ def window(example: dict[str, Any], length: int, rng: np.random.Generator
   """
   audio = example['audio']
   start = int(rng.integers(max(len(audio), 1)))
-  missing = start + length - len(audio)
-  if missing > 0:
-    parts, following = [audio], example.get('following', lambda: None)
-    while missing > 0 and (after := following()):
-      parts.append(after['audio'][:missing])
-      missing -= len(parts[-1])
-      following = after['following']
-    audio = np.concatenate(parts)
-    if missing > 0:  # Too near the end: whatever fits before it is as likely.
+  if start + length > len(audio):
+    audio = read_on(example, start + length)
+    if start + length > len(audio):  # Near the end: the others are as likely.
       start = int(rng.integers(max(len(audio) - length, 0) + 1))
   return audio[start:start + length]

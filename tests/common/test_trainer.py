@@ -244,6 +244,15 @@ def test_all_checkpoints_corrupt_is_an_error_that_names_the_folder(tmp_path):
   assert (tmp_path / 'checkpoints' / '3').is_dir()  # Nothing lost.
 
 
+def test_a_setting_that_changes_the_shapes_is_named_beside_the_error(tmp_path):
+  config = toy.get_config()
+  trainer.fit(config, tmp_path)
+  wider = f'model.width={config.model.width + 1}'
+  with pytest.raises(errors.UserError, match=f'--set={wider}: .*12'):
+    runs.load(tmp_path, changes=[wider])
+  assert runs.load(tmp_path, changes=['seed=7']).config.seed == 7
+
+
 def test_keep_last_and_keep_every(tmp_path):
   config = toy.get_config()
   config.checkpoint.every, config.checkpoint.keep_every = 1, 5
